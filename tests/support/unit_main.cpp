@@ -1,0 +1,9 @@
+// main() of the unit tests: deterministic ATen on one thread, then gtest.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+int main(int argc, char** argv) {
+  at::set_num_threads(1);
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

@@ -45,7 +45,7 @@ endforeach()
 function(_libtorch_target name)
   add_library(LibTorch::${name} INTERFACE IMPORTED)
   set_target_properties(LibTorch::${name} PROPERTIES
-    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${TORCH_DIR}/include;${TORCH_DIR}/include/torch/csrc/api/include")
+    INTERFACE_INCLUDE_DIRECTORIES "${TORCH_DIR}/include;${TORCH_DIR}/include/torch/csrc/api/include")
   # no-as-needed: the libraries register operators when loaded, which the linker cannot see;
   # allow-shlib-undefined: what only the CUDA side of a library needs is resolved when it is loaded, or never.
   list(JOIN ARGN ";" _libraries)

@@ -15,6 +15,7 @@
 
 #include "comm/collectives.h"
 #include "comm/communicator.h"
+#include "comm/sharded.h"
 #include "losses/margin.h"
 
 namespace facetrain {
@@ -30,39 +31,6 @@ struct ClassifierOptions {
     f("rows", rows, one_of("sparse", "dense"), "unsampled rows: sparse leaves them alone, dense decays them and moves them by their momentum");
     f("init_deviation", init_deviation, range(1e-6, 10), "standard deviation of the initial rows");
   }
-};
-
-// A parameter that is a slice of a whole: what checkpoints, the optimizer and the norm need to know of it.
-struct ShardedParameter {
-  std::string name;             // in the module that owns it: "weight"
-  int64_t begin, end, total;    // rows of dimension 0
-};
-// Mixed into modules that own such parameters.
-class ShardOwner {
- public:
-  virtual ~ShardOwner() = default;
-  virtual std::vector<ShardedParameter> sharded() const = 0;
-  // The rows (local, ascending, int64) that this step's gradient covers; undefined: all. When defined, the parameter's
-  // grad is [rows, ...] in `row_gradient`, and its dense .grad stays undefined.
-  virtual torch::Tensor touched_rows(const std::string&) const { return {}; }
-  virtual torch::Tensor row_gradient(const std::string&) const { return {}; }
-  virtual bool update_untouched_rows(const std::string&) const { return true; }  // rows: dense
-  virtual void zero_grad_rows() {}
-};
-
-// What a module that updates its own sharded rows is told before each backward (the fused classifier will be one).
-struct UpdateSettings {
-  double lr = 0, weight_decay = 0, momentum = 0;
-  double loss_divisor = 1, loss_scale = 1, clip = 0;
-  bool last_micro_batch = true;
-};
-class OwnUpdate {
- public:
-  virtual ~OwnUpdate() = default;
-  virtual void set_update(const UpdateSettings& settings) = 0;
-  // Names of the parameters that the optimizer must skip, and their state for the checkpoint.
-  virtual std::vector<std::string> own_parameters() const = 0;
-  virtual std::vector<std::pair<std::string, torch::Tensor>> own_state() = 0;
 };
 
 class ShardedClassifier : public torch::nn::Module, public ShardOwner {

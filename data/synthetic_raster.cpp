@@ -1,0 +1,102 @@
+#include "data/synthetic_raster.h"
+
+namespace facetrain::synthetic {
+
+GridMesh::GridMesh(Material kind, int row_count, int column_count, bool both_sides)
+    : material(kind),
+      rows(row_count),
+      columns(column_count),
+      two_sided(both_sides),
+      vertices(static_cast<size_t>(row_count) * column_count) {}
+
+void GridMesh::compute_normals(bool flip) {
+  for (int row = 0; row < rows; ++row) {
+    const int above = std::max(row - 1, 0), below = std::min(row + 1, rows - 1);
+    for (int column = 0; column < columns; ++column) {
+      const int left = std::max(column - 1, 0), right = std::min(column + 1, columns - 1);
+      const Vec3 across = at(row, right).position - at(row, left).position;
+      const Vec3 down = at(below, column).position - at(above, column).position;
+      at(row, column).normal = unit(cross(down, across) * (flip ? -1.0f : 1.0f));
+    }
+  }
+}
+
+Camera::Camera(const Rotation& rotation, Vec3 anchor, float x, float y, float scale, float distance)
+    : rotation_(rotation), anchor_(anchor), x_(x), y_(y), scale_(scale), distance_(distance) {}
+
+void Rasterizer::draw(const GridMesh& mesh) {
+  draw(mesh, [](float, float, float) { return 1; });
+}
+
+Vertex Rasterizer::interpolate(uint32_t triangle, float x, float y) const {
+  const Drawn& drawn = drawn_[triangle >> 24];
+  const int number = static_cast<int>(triangle & 0xffffff), cell = number / 2;
+  const int columns = drawn.mesh->columns;
+  const int i = cell / (columns - 1) * columns + cell % (columns - 1), below = i + columns;
+  const int first = number % 2 == 0 ? i : i + 1, third = number % 2 == 0 ? i + 1 : below + 1;
+  const Projected &a = drawn.projected[first], &b = drawn.projected[below], &c = drawn.projected[third];
+  const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
+  const float inverse = 1 / area, dx = x - a.x, dy = y - a.y;
+  // A sample may lie a little outside of its pixel's first triangle.
+  const float wb = std::clamp(((c.y - a.y) * dx - (c.x - a.x) * dy) * inverse, -0.6f, 1.6f);
+  const float wc = std::clamp(((b.x - a.x) * dy - (b.y - a.y) * dx) * inverse, -0.6f, 1.6f);
+  const float wa = 1 - wb - wc;
+  const Vertex &p = drawn.mesh->vertices[first], &q = drawn.mesh->vertices[below];
+  const Vertex& r = drawn.mesh->vertices[third];
+  Vertex vertex;
+  vertex.position = p.position * wa + q.position * wb + r.position * wc;
+  vertex.normal = unit(p.normal * wa + q.normal * wb + r.normal * wc);
+  vertex.u = p.u * wa + q.u * wb + r.u * wc;
+  vertex.v = p.v * wa + q.v * wb + r.v * wc;
+  vertex.w = p.w * wa + q.w * wb + r.w * wc;
+  return vertex;
+}
+
+ShadowMap::ShadowMap(Vec3 towards_light)
+    : light_(unit(towards_light)), nearness_(kSide * kSide, -1e9f) {
+  right_ = unit(cross(Vec3{0, 1, 0.01f}, light_));
+  up_ = cross(light_, right_);
+}
+
+Projected ShadowMap::project(Vec3 p) const {
+  constexpr float kTexels = kSide / (2 * kRadius);
+  p.y += 0.05f;
+  return {(dot(p, right_) + kRadius) * kTexels - 0.5f, (kRadius - dot(p, up_)) * kTexels - 0.5f, dot(p, light_)};
+}
+
+void ShadowMap::draw(const GridMesh& mesh) {
+  std::vector<Projected> projected;
+  projected.reserve(mesh.vertices.size());
+  for (const auto& vertex : mesh.vertices) projected.push_back(project(vertex.position));
+  const auto store = [&](int index, float, float, float z) {
+    if (z > nearness_[index]) nearness_[index] = z;
+  };
+  for (int row = 0; row + 1 < mesh.rows; ++row) {
+    for (int column = 0; column + 1 < mesh.columns; ++column) {
+      const Projected* top = &projected[row * mesh.columns + column];
+      const Projected* bottom = top + mesh.columns;
+      raster::triangle(top[0], bottom[0], top[1], kSide, mesh.two_sided, store);
+      raster::triangle(top[1], bottom[0], bottom[1], kSide, mesh.two_sided, store);
+    }
+  }
+}
+
+float ShadowMap::lit(Vec3 position, Vec3 normal) const {
+  const Projected p = project(position + normal * 0.045f);
+  const float fx = std::floor(p.x), fy = std::floor(p.y), tx = p.x - fx, ty = p.y - fy;
+  const int x = static_cast<int>(fx) - 1, y = static_cast<int>(fy) - 1;
+  if (x < 0 || y < 0 || x + 3 >= kSide || y + 3 >= kSide) return 1;
+  // A 3 x 3 box between texels, that is 4 x 4 texels with the outer ones in part.
+  const float wx[4] = {1 - tx, 1, 1, tx}, wy[4] = {1 - ty, 1, 1, ty};
+  const float near = p.z + 0.02f;
+  float sum = 0;
+  for (int j = 0; j < 4; ++j) {
+    const float* row = &nearness_[(y + j) * kSide + x];
+    float line = 0;
+    for (int i = 0; i < 4; ++i) line += row[i] <= near ? wx[i] : 0.0f;
+    sum += wy[j] * line;
+  }
+  return sum * (1.0f / 9);
+}
+
+}  // namespace facetrain::synthetic

@@ -1,0 +1,196 @@
+// Grid meshes, a camera, a z-buffer of four samples a pixel and a soft shadow map.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/synthetic_math.h"
+
+namespace facetrain::synthetic {
+
+enum class Material : uint8_t { kFace, kNeck, kEar, kHair, kClothes, kHat, kBrim, kMask, kFrame, kLens };
+
+// `u`, `v`, `w` mean what the material says; positions and normals are in the head's frame.
+struct Vertex {
+  Vec3 position, normal;
+  float u = 0, v = 0, w = 0;
+};
+
+// rows x columns vertices; each cell is two triangles.
+struct GridMesh {
+  Material material;
+  int rows, columns;
+  bool two_sided = false;
+  std::vector<Vertex> vertices;
+
+  GridMesh(Material kind, int row_count, int column_count, bool both_sides = false);
+  Vertex& at(int row, int column) { return vertices[row * columns + column]; }
+  const Vertex& at(int row, int column) const { return vertices[row * columns + column]; }
+  // Normals from neighbouring vertices; `flip` where rows and columns run the other way round.
+  void compute_normals(bool flip = false);
+};
+
+struct Projected {
+  float x, y, z;  // pixels (origin at the centre of the top-left pixel) and nearness
+};
+
+// A perspective camera on the z axis; nearness is the camera's z coordinate.
+class Camera {
+ public:
+  // `anchor`, a point of the head, is seen at pixel (x, y) with `scale` pixels a head unit.
+  Camera(const Rotation& rotation, Vec3 anchor, float x, float y, float scale, float distance);
+  Projected project(Vec3 head_point) const {
+    const Vec3 p = rotation_(head_point - anchor_);
+    const float k = scale_ * distance_ / (distance_ - p.z);
+    return {x_ + k * p.x, y_ - k * p.y, p.z};
+  }
+  // From the point towards the camera, in the head's frame, not normalised.
+  Vec3 towards(Vec3 head_point) const {
+    return rotation_.inverse(Vec3{0, 0, distance_} - rotation_(head_point - anchor_));
+  }
+  const Rotation& rotation() const { return rotation_; }
+  float scale() const { return scale_; }
+
+ private:
+  Rotation rotation_;
+  Vec3 anchor_;
+  float x_, y_, scale_, distance_;
+};
+
+// The nearest triangle at each of 2 x 2 samples a pixel.
+class SampleBuffer {
+ public:
+  static constexpr uint32_t kNone = 0xffffffffu;
+
+  explicit SampleBuffer(int size)
+      : size_(size), nearness_(4 * size * size, -1e9f), triangle_(4 * size * size, kNone) {}
+  int size() const { return size_; }     // pixels
+  int samples() const { return 2 * size_; }  // samples a row
+  float nearness(int index) const { return nearness_[index]; }
+  uint32_t triangle(int index) const { return triangle_[index]; }  // mesh << 24 | triangle
+  void set(int index, float nearness, uint32_t triangle) {
+    nearness_[index] = nearness;
+    triangle_[index] = triangle;
+  }
+
+ private:
+  int size_;
+  std::vector<float> nearness_;
+  std::vector<uint32_t> triangle_;
+};
+
+// A mesh together with where its vertices fall in the image.
+struct Drawn {
+  const GridMesh* mesh;
+  std::vector<Projected> projected;  // in pixels
+};
+
+// Draws meshes into a buffer. Lenses are not drawn but counted: they do not hide.
+class Rasterizer {
+ public:
+  Rasterizer(const Camera& camera, int size) : camera_(camera), buffer_(size), lens_(size * size) {}
+
+  void draw(const GridMesh& mesh);
+  // Draws only samples where keep(u, v, w) is 1; where it is 2, a lens covers the sample.
+  template <class Keep>
+  void draw(const GridMesh& mesh, Keep keep);
+
+  const SampleBuffer& buffer() const { return buffer_; }
+  const Camera& camera() const { return camera_; }
+  const Drawn& drawn(uint32_t triangle) const { return drawn_[triangle >> 24]; }
+  // Samples of the pixel (0 ... 4) that are seen through a lens.
+  int lens(int pixel) const { return lens_[pixel]; }
+  // The surface at pixel coordinates (x, y), extended in the plane of the triangle.
+  Vertex interpolate(uint32_t triangle, float x, float y) const;
+
+ private:
+  Camera camera_;
+  SampleBuffer buffer_;
+  std::vector<uint8_t> lens_;
+  std::vector<Drawn> drawn_;
+};
+
+// Depth of the head as the key light sees it; asked for how much of the light arrives.
+class ShadowMap {
+ public:
+  explicit ShadowMap(Vec3 towards_light);
+  void draw(const GridMesh& mesh);
+  // 0 in full shadow ... 1 lit, soft over about two texels.
+  float lit(Vec3 position, Vec3 normal) const;
+
+ private:
+  static constexpr int kSide = 96;
+  static constexpr float kRadius = 1.45f;
+  Projected project(Vec3 p) const;
+  Vec3 right_, up_, light_;
+  std::vector<float> nearness_;
+};
+
+namespace raster {
+
+// Calls visit(sample index, weights b and c, nearness) for the samples inside a triangle of `side`
+// x `side` samples, whose corners are in sample coordinates; back faces are left out unless
+// `two_sided`.
+template <class Visit>
+void triangle(const Projected& a, const Projected& b, const Projected& c, int side, bool two_sided,
+              Visit visit) {
+  const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
+  // Image coordinates point down: a triangle that turns left in the head's frame has negative area.
+  if (area == 0 || (area > 0 && !two_sided)) return;
+  const int x0 = std::max(0, static_cast<int>(std::ceil(std::min({a.x, b.x, c.x}))));
+  const int x1 = std::min(side - 1, static_cast<int>(std::floor(std::max({a.x, b.x, c.x}))));
+  const int y0 = std::max(0, static_cast<int>(std::ceil(std::min({a.y, b.y, c.y}))));
+  const int y1 = std::min(side - 1, static_cast<int>(std::floor(std::max({a.y, b.y, c.y}))));
+  if (x0 > x1 || y0 > y1) return;
+  const float inverse = 1 / area;
+  const float bx = (c.y - a.y) * inverse, by = -(c.x - a.x) * inverse;
+  const float cx = -(b.y - a.y) * inverse, cy = (b.x - a.x) * inverse;
+  for (int y = y0; y <= y1; ++y) {
+    const float dy = static_cast<float>(y) - a.y;
+    for (int x = x0; x <= x1; ++x) {
+      const float dx = static_cast<float>(x) - a.x;
+      const float wb = bx * dx + by * dy, wc = cx * dx + cy * dy;
+      if (wb < 0 || wc < 0 || wb + wc > 1) continue;
+      visit(y * side + x, wb, wc, a.z + wb * (b.z - a.z) + wc * (c.z - a.z));
+    }
+  }
+}
+
+}  // namespace raster
+
+template <class Keep>
+void Rasterizer::draw(const GridMesh& mesh, Keep keep) {
+  const auto mesh_index = static_cast<uint32_t>(drawn_.size());
+  std::vector<Projected> projected, scaled;
+  projected.reserve(mesh.vertices.size());
+  scaled.reserve(mesh.vertices.size());
+  for (const auto& vertex : mesh.vertices) {
+    projected.push_back(camera_.project(vertex.position));
+    const Projected& p = projected.back();
+    scaled.push_back({2 * p.x + 0.5f, 2 * p.y + 0.5f, p.z});
+  }
+  const int side = buffer_.samples();
+  const auto face = [&](int i, int j, int k, uint32_t id) {
+    const Vertex &a = mesh.vertices[i], &b = mesh.vertices[j], &c = mesh.vertices[k];
+    raster::triangle(scaled[i], scaled[j], scaled[k], side, mesh.two_sided,
+                     [&](int index, float wb, float wc, float z) {
+                       if (z <= buffer_.nearness(index)) return;
+                       const float wa = 1 - wb - wc;
+                       const int kept = keep(wa * a.u + wb * b.u + wc * c.u, wa * a.v + wb * b.v + wc * c.v,
+                                             wa * a.w + wb * b.w + wc * c.w);
+                       if (kept == 1) buffer_.set(index, z, id);
+                       if (kept == 2) ++lens_[(index / side / 2) * buffer_.size() + index % side / 2];
+                     });
+  };
+  uint32_t id = mesh_index << 24;
+  for (int row = 0; row + 1 < mesh.rows; ++row) {
+    for (int column = 0; column + 1 < mesh.columns; ++column, id += 2) {
+      const int i = row * mesh.columns + column, below = i + mesh.columns;
+      face(i, below, i + 1, id);
+      face(i + 1, below, below + 1, id + 1);
+    }
+  }
+  drawn_.push_back({&mesh, std::move(projected)});
+}
+
+}  // namespace facetrain::synthetic

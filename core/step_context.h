@@ -36,6 +36,8 @@ const StepContext& step_context();
 // Numbers in [0, 1), fp32 [B, columns], on the device of the positions: row b depends on (seed, positions[b], view, name)
 // only. Throws outside a StepScope with positions.
 at::Tensor sample_uniform(int64_t columns, std::string_view name);
+// The same numbers, made by tensor operations on the positions' device: what sample_uniform does off the CPU.
+at::Tensor sample_uniform_by_tensors(int64_t columns, std::string_view name);
 
 // Numbers in [0, 1), fp32 [count], the same on every rank: depend on (seed, step, name) only.
 at::Tensor step_uniform(int64_t count, std::string_view name, const at::Device& device);

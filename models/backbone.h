@@ -1,8 +1,13 @@
-// A torch module from images to features. One family a file, registered under the name that `model.name` takes.
+// A torch module from images to features. One family a file, registered under the name that
+// `model.name` takes.
+//
+// A network's constructor initialises all its parameters from (seed, name), so two networks of one
+// configuration are equal; create_backbone() then loads `model.init` over them.
 #pragma once
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,18 +17,29 @@ namespace facetrain {
 
 // What a trunk offers; a recipe takes what its heads need.
 struct Features {
-  torch::Tensor embedding;              // [B, D]
-  torch::Tensor tokens;                 // [B, T, C] or undefined
-  std::vector<torch::Tensor> pyramid;   // [B, C_i, H_i, W_i], finest first; may be empty
+  torch::Tensor embedding;             // [B, D]
+  torch::Tensor tokens;                // [B, T, C] or undefined
+  std::vector<torch::Tensor> pyramid;  // [B, C_i, H_i, W_i], finest first; may be empty
 };
 
-class Backbone : public torch::nn::Module {
- public:
-  static constexpr const char* kKind = "backbone";
-  // Images [B, 3, H, W], normalised, channels_last preferred.
-  virtual Features forward(const torch::Tensor& images) = 0;
-  virtual int64_t dim() const = 0;         // D of the embedding
-  virtual int64_t image_size() const = 0;  // pixels of the square input this network is built for
+// The options that every network has; a network with more derives from it and calls fields() first.
+struct CommonModelOptions {
+  double width = 1;
+  int64_t embedding = 512;
+  double dropout = 0;
+  std::string batch_norm = "local";
+  std::string init;
+  bool strict = true;
+  void fields(auto& f) {
+    f("width", width, range(1.0 / 64, 16), "factor on all channel counts (0.25 of 64 is 16)");
+    f("embedding", embedding, at_least(1), "size of the embedding");
+    f("dropout", dropout, range(0, 0.99), "probability of dropping an input of the last layer");
+    f("batch_norm", batch_norm, one_of("local", "sync"), "statistics of a rank's rows, or of all");
+    f("init", init, "weights to start from (.safetensors); empty: random");
+    f("strict", strict, "init must hold every tensor of the network and no other");
+  }
+  // `channels` times the width, which must come out whole.
+  int64_t scaled(int64_t channels) const;
 };
 
 // What every network is told beside its own options.
@@ -31,10 +47,32 @@ struct BackboneContext {
   uint64_t seed = 0;         // of the initialisation: parameter p is drawn from (seed, name of p)
   int64_t image_size = 112;  // data.size, or the network's own default when 0
 };
+
+class Backbone : public torch::nn::Module {
+ public:
+  static constexpr const char* kKind = "backbone";
+  explicit Backbone(const CommonModelOptions& common) : common_(common) {}
+  // Images [B, 3, H, W], normalised, channels_last preferred.
+  virtual Features forward(const torch::Tensor& images) = 0;
+  virtual int64_t dim() const { return common_.embedding; }  // D of the embedding
+  virtual int64_t image_size() const = 0;  // pixels of the square input this network is built for
+  const CommonModelOptions& common() const { return common_; }
+
+ protected:
+  // Throws unless images are [B, 3, S, S] of the size that the network was built for.
+  void check_images(const torch::Tensor& images) const;
+
+ private:
+  CommonModelOptions common_;
+};
 using Backbones = Registry<Backbone, const BackboneContext&>;
 
-// Draws one parameter in place from (seed, name): the same on every rank and device, whatever else is initialised.
-void init_normal(torch::Tensor parameter, uint64_t seed, const std::string& name, double mean, double deviation);
-void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name, double low, double high);
+// The network that `section` (model:) names, with `model.init` loaded and reported. Not a
+// collective: every rank reads.
+std::shared_ptr<Backbone> create_backbone(const Config& section, const BackboneContext& context);
+
+// Pixels a side after four halvings (a 3x3 convolution of stride 2 and padding 1 rounds up); throws
+// below 16 pixels.
+int64_t tail_size(int64_t image_size);
 
 }  // namespace facetrain

@@ -1,16 +1,17 @@
-// The shared blocks of all networks. Linear and Conv2d are ours, so that adapters can be filled in without touching a trunk.
+// The shared blocks of all networks. Linear and Conv2d are ours, so that adapters can be filled in
+// without touching a trunk. Parameters are registered under PyTorch's names; the network that owns
+// a block initialises them.
 #pragma once
 
 #include <torch/torch.h>
 
-#include <optional>
 #include <string>
 
-#include "core/deferred.h"
+#include "models/batch_norm.h"
 
 namespace facetrain {
 
-// y = x W^T + b. Parameters `weight` [out, in], `bias` [out]. Initialised by the network that owns it.
+// y = x W^T + b. Parameters `weight` [out, in], `bias` [out].
 class LinearImpl : public torch::nn::Module {
  public:
   LinearImpl(int64_t in, int64_t out, bool bias = true);
@@ -24,8 +25,9 @@ struct ConvOptions {
   int64_t stride = 1, padding = 0, groups = 1;
   bool bias = false;
 };
-// A strided 1x1 convolution slices first and then runs with stride 1: the same result, and torch 2.11 crashes on the
-// fp32 channels_last weight gradient of the strided form (reference/platform.md 2.0).
+// A strided 1x1 convolution slices first and then runs with stride 1: the same result, and
+// torch 2.11 crashes on the fp32 channels_last weight gradient of the strided form
+// (reference/platform.md 2.0).
 class Conv2dImpl : public torch::nn::Module {
  public:
   explicit Conv2dImpl(const ConvOptions& options);
@@ -34,39 +36,6 @@ class Conv2dImpl : public torch::nn::Module {
   const ConvOptions options;
 };
 TORCH_MODULE(Conv2d);
-
-// Sums small tensors over ranks for batch_norm: sync. models/ own this interface and see no communicator; the trainer
-// implements it over one. Called in forward and backward, in the same order on all ranks.
-class StatisticsReducer {
- public:
-  virtual ~StatisticsReducer() = default;
-  // In place; blocks (device tensors: the current stream waits).
-  virtual void sum(torch::Tensor& statistics) = 0;
-};
-
-// Batch normalisation over all dimensions but 1, for [B, C] and [B, C, H, W]. Names, eps and momentum as PyTorch's.
-// Training: statistics of this rank's rows, or of all ranks' after set_reducer(); running statistics are deferred (core/deferred.h)
-// and, over k micro-batches and W ranks, are the average over ranks of k sequential PyTorch updates.
-class BatchNormImpl : public torch::nn::Module, public Deferred {
- public:
-  explicit BatchNormImpl(int64_t channels, double eps = 1e-5, double momentum = 0.1, bool affine = true);
-  torch::Tensor forward(const torch::Tensor& x);
-  // nullptr: local statistics.
-  void set_reducer(std::shared_ptr<StatisticsReducer> reducer) { reducer_ = std::move(reducer); }
-  void collect(std::vector<torch::Tensor>& averaged) override;
-  void commit() override;
-  void discard() override;
-
-  torch::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
-
- private:
-  void keep(const torch::Tensor& mean, const torch::Tensor& unbiased_variance);
-  double eps_, momentum_;
-  std::shared_ptr<StatisticsReducer> reducer_;
-  int64_t pending_batches_ = 0;             // k
-  torch::Tensor pending_mean_, pending_var_;  // Σ m (1 - m)^(k - i) statistic_i
-};
-TORCH_MODULE(BatchNorm);
 
 // PReLU with one slope a channel, initialised to 0.25. Parameter `weight` [C].
 class PReluImpl : public torch::nn::Module {
@@ -77,7 +46,47 @@ class PReluImpl : public torch::nn::Module {
 };
 TORCH_MODULE(PRelu);
 
-// Gives every BatchNorm below `module` the reducer (batch_norm: sync).
-void set_batch_norm_reducer(torch::nn::Module& module, std::shared_ptr<StatisticsReducer> reducer);
+// Zeroes elements with the given probability in training and scales the others by 1 / (1 -
+// probability). The draw is sample_uniform(name), so it wants a StepScope; `name` is the layer's
+// full name and differs between layers.
+class DropoutImpl : public torch::nn::Module {
+ public:
+  DropoutImpl(double probability, std::string name);
+  torch::Tensor forward(const torch::Tensor& x);
+
+ private:
+  double probability_;
+  std::string name_;
+};
+TORCH_MODULE(Dropout);
+
+// Stochastic depth: zeroes whole samples of a residual branch (Huang 2016), drawn and scaled as
+// Dropout does.
+class DropPathImpl : public torch::nn::Module {
+ public:
+  DropPathImpl(double probability, std::string name);
+  torch::Tensor forward(const torch::Tensor& x);
+
+ private:
+  double probability_;
+  std::string name_;
+};
+TORCH_MODULE(DropPath);
+
+// x[:, :, ::stride, ::stride] for [B, C, H, W], dense in x's own memory format, forward and
+// backward.
+torch::Tensor take_every(const torch::Tensor& x, int64_t stride);
+
+// Below this guard nothing is autocast; to_full_precision() lifts what autocast made half-width
+// back to fp32.
+using NoAutocast =
+    c10::impl::ExcludeDispatchKeyGuard;  // NoAutocast off(c10::autocast_dispatch_keyset);
+torch::Tensor to_full_precision(const torch::Tensor& x);
+
+// Gives every 4-d parameter below `module` channels_last strides; values and names stay.
+void to_channels_last(torch::nn::Module& module);
+// Casts floating-point parameters and buffers; counters stay integers (Module::to would cast them
+// too).
+void to_dtype(torch::nn::Module& module, torch::Dtype dtype);
 
 }  // namespace facetrain

@@ -40,9 +40,14 @@ class OwnUpdate {
  public:
   virtual ~OwnUpdate() = default;
   virtual void set_update(const UpdateSettings& settings) = 0;
-  // Names of the parameters that the optimizer must skip, and their state for the checkpoint.
+  // Names (in the module) of the parameters that the optimizer must skip, and their state for the checkpoint, sharded like
+  // the parameter: "momentum" of "weight".
+  struct State {
+    std::string parameter, name;
+    at::Tensor tensor;
+  };
   virtual std::vector<std::string> own_parameters() const = 0;
-  virtual std::vector<std::pair<std::string, at::Tensor>> own_state() = 0;
+  virtual std::vector<State> own_state() = 0;
 };
 
 }  // namespace facetrain

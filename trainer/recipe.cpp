@@ -1,0 +1,51 @@
+#include "trainer/recipe.h"
+
+#include "data/sampler.h"
+#include "data/transform.h"
+#include "losses/margin.h"
+#include "losses/sharded_classifier.h"
+#include "trainer/optimizer.h"
+#include "trainer/run_options.h"
+#include "trainer/schedule.h"
+
+namespace facetrain {
+namespace {
+
+// The sections that recipes may read beside `recipe:`, by what parses them.
+void resolve_section(const Config& root, const std::string& name) {
+  Config section = root.section(name);
+  if (name == "model") {
+    section.set_default_name("iresnet50");
+    Backbones::get().resolve(section);
+  } else if (name == "loss") {
+    section.set_default_name("arcface");
+    Margins::get().resolve(section);
+  } else if (name == "classifier") {
+    section.as<ClassifierOptions>();
+  } else {
+    FT_FAIL("a recipe names the section '{}', which nothing parses", name);
+  }
+}
+
+}  // namespace
+
+void resolve_config(Config& root) {
+  root.as<RunOptions>();
+  Config recipe = root.section("recipe"), optimizer = root.section("optimizer"), schedule = root.section("schedule");
+  recipe.set_default_name("recognition");
+  Recipes::get().resolve(recipe);
+  for (const auto& name : Recipes::get().entry(recipe).sections) resolve_section(root, name);
+  optimizer.set_default_name("sgd");
+  Optimizers::get().resolve(optimizer);
+  schedule.set_default_name("poly");
+  Schedules::get().resolve(schedule);
+  const Config data = root.section("data");
+  Config sampler = data.section("sampler");
+  sampler.set_default_name("shuffle");
+  Samplers::get().resolve(sampler);
+  for (const auto& item : data.section("transforms").node().list) Transforms::get().resolve(Config(item));
+  Normalization::parse(data.section("normalize"));
+  root.check_all_used();
+}
+
+}  // namespace facetrain

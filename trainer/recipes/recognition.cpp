@@ -1,0 +1,79 @@
+// Face recognition by a sharded margin softmax. Deng et al. 2019, arXiv:1801.07698, eq. 3; An et al. 2022, arXiv:2203.15565.
+#include "eval/recognition_figures.h"
+#include "losses/sharded_classifier.h"
+#include "models/layers.h"
+#include "trainer/comm_statistics.h"
+#include "trainer/recipe.h"
+
+namespace facetrain {
+namespace {
+
+struct RecognitionOptions {
+  void fields(auto&) {}
+};
+
+class Recognition : public Recipe {
+ public:
+  static constexpr const char* kSections[] = {"model", "loss", "classifier"};
+
+  Recognition(const RecognitionOptions&, const RecipeContext& context)
+      : comm_(context.comm), normalization_(context.normalization),
+        backbone_(create_backbone(context.root.section("model"), {context.seed, context.image_size})) {
+    if (backbone_->common().batch_norm == "sync")
+      set_batch_norm_reducer(*backbone_, std::make_shared<CommStatistics>(context.comm));
+    register_module("backbone", backbone_);
+    const Config section = context.root.section("classifier");
+    auto options = section.as<ClassifierOptions>();
+    if (options.classes == 0) options.classes = context.identities;
+    FT_CHECK(options.classes >= context.identities,
+             "{}: classifier.classes is {}, but the training data has labels up to {}; set it to at least {} (0: as many as the data has)",
+             section.place(), options.classes, context.identities - 1, context.identities);
+    FT_CHECK(options.classes >= 2, "data.train: recognition wants at least two identities, found {}", options.classes);
+    classifier_ = std::make_shared<ShardedClassifier>(options, backbone_->dim(),
+                                                      Margins::get().create(context.root.section("loss")), context.comm, context.seed);
+    register_module("classifier", classifier_);
+  }
+
+  void prepare(std::span<const Batch> batches, const Progress& at) override {
+    std::vector<torch::Tensor> labels;
+    for (const auto& batch : batches) labels.push_back(batch["identity"]);
+    classifier_->begin_step(labels, at.step, at.total, at.steps_per_epoch);
+  }
+
+  StepOutput step(const Batch& batch, const Progress&) override {
+    const auto embedding = embed(batch["image"]);
+    const auto losses = classifier_->forward(embedding, batch["identity"], batch.position);
+    StepOutput out;
+    out.terms.push_back({"loss", losses.sum(), 1});
+    out.metrics.add("target_cosine", classifier_->target_cosine(), 1);
+    out.metrics.add("feature_norm", classifier_->feature_norm(), 1);
+    return out;
+  }
+
+  std::map<std::string, double> evaluate(std::span<const EvaluationSet> sets) override {
+    std::map<std::string, double> figures;
+    for (const auto& set : sets)
+      figures.merge(verification_figures(set.name, *set.source, set.pairs, set.flip, comm_,
+                                         [this](const torch::Tensor& images) { return embed(images); }));
+    return figures;
+  }
+
+  Backbone& exported() override { return *backbone_; }
+
+ private:
+  // Images [B, H, W, 3] uint8 -> [B, D].
+  torch::Tensor embed(const torch::Tensor& images) {
+    return backbone_->forward(normalise(images, normalization_, backbone_->parameters().front().scalar_type())).embedding;
+  }
+
+  Communicator& comm_;
+  Normalization normalization_;
+  std::shared_ptr<Backbone> backbone_;
+  std::shared_ptr<ShardedClassifier> classifier_;
+};
+
+const bool registered = Recipes::get().add<Recognition, RecognitionOptions>(
+    "recognition", "face recognition: a backbone under a class-sharded margin softmax");
+
+}  // namespace
+}  // namespace facetrain

@@ -1,0 +1,26 @@
+// Learning-rate schedules: a factor of the base rate, as a function of the step. One file: they are a few lines each.
+#pragma once
+
+#include "core/registry.h"
+#include "trainer/progress.h"
+
+namespace facetrain {
+
+class Schedule {
+ public:
+  static constexpr const char* kKind = "schedule";
+  virtual ~Schedule() = default;
+  // The factor of optimizer.lr at a step, warm-up included.
+  double factor(const Progress& at) const;
+
+ protected:
+  explicit Schedule(const Duration& warmup) : warmup_(warmup) {}
+  // After the warm-up; `part` is the share of the steps after it that are done, in [0, 1).
+  virtual double shape(double part, const Progress& at) const = 0;
+
+ private:
+  Duration warmup_;
+};
+using Schedules = Registry<Schedule>;
+
+}  // namespace facetrain

@@ -1,0 +1,284 @@
+#include "trainer/trainer.h"
+
+#include <cmath>
+
+#include "comm/world.h"
+#include "core/log.h"
+#include "core/step_context.h"
+
+namespace facetrain {
+namespace {
+
+// Σ x² in double, or a NaN when anything is not finite: one pass over the gradients gives the norm and the verdict.
+double square_sum(const std::vector<torch::Tensor>& tensors) {
+  if (tensors.empty()) return 0;
+  torch::Tensor sum;
+  for (const auto& norm : at::_foreach_norm(tensors, 2, at::kDouble)) {
+    const auto square = norm.to(at::kDouble).square();
+    sum = sum.defined() ? sum + square : square;
+  }
+  return sum.item<double>();
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerParts parts, LoopOptions options)
+    : parts_(std::move(parts)), options_(std::move(options)),
+      precision_(parse_precision(options_.trainer.precision, parts_.device)) {
+  for (const auto& module : parts_.recipe.modules(true))
+    if (auto* deferred = dynamic_cast<Deferred*>(module.get())) deferred_.push_back(deferred);
+}
+
+RunEnd Trainer::run(TrainState& state) {
+  state_ = &state;
+  parts_.feed.seek(state.step);
+  parts_.reporter.restart_clock(state.samples);
+  if (state.step == 0 && options_.total_steps == 0) save(false);
+  while (state.step < options_.total_steps) {
+    const Progress at = progress();
+    std::vector<Batch> batches = parts_.feed.next();
+    backward(batches, at);
+    const Verdict verdict = judge();
+    if (verdict.finite) update(verdict, at);
+    else skip(at);
+    parts_.checkpointer.conclude(verdict.parts_written, verdict.parts_failed);
+
+    ++state.step;
+    state.samples += options_.batch_size;
+    const bool last = state.step == options_.total_steps;
+    bool is_best = false;
+    if (due(options_.log_every) || (last && options_.log_every > 0)) log(verdict, at);
+    if (due(options_.evaluate_every) || (last && options_.evaluate_every > 0)) evaluate(is_best);
+    if (due(options_.checkpoint_every) || last || is_best || verdict.signal) save(is_best);
+    if (verdict.signal && !last) {
+      FT_CHECK(parts_.checkpointer.finish(), "the checkpoint asked for by a signal could not be written; see the warning above");
+      return RunEnd::kCheckpointedOnSignal;
+    }
+  }
+  FT_CHECK(parts_.checkpointer.finish(), "the last checkpoint could not be written; see the warning above, make room and resume the run");
+  return RunEnd::kDone;
+}
+
+Progress Trainer::progress() const { return {state_->step, options_.total_steps, options_.steps_per_epoch}; }
+
+std::map<std::string, double> Trainer::global_counts(const std::vector<Batch>& batches) {
+  auto counts = parts_.recipe.counts(batches);
+  if (counts.empty()) return {};
+  std::vector<double> local;
+  for (const auto& [name, count] : counts) local.push_back(count);
+  const auto sums = at::tensor(local, at::kDouble);
+  parts_.comm.all_reduce(sums, ReduceOp::kSum).wait();
+  int64_t i = 0;
+  for (auto& [name, count] : counts) count = sums[i++].item<double>();
+  return counts;
+}
+
+void Trainer::tell_own_updates(double divisor, bool last, const Progress& at) {
+  if (parts_.parameters.own_updates.empty()) return;
+  const auto& common = parts_.optimizer.options();
+  UpdateSettings settings;
+  settings.lr = common.lr * parts_.schedule.factor(at);
+  settings.weight_decay = common.weight_decay;
+  settings.loss_divisor = divisor;
+  settings.loss_scale = state_->loss_scale;
+  settings.clip = options_.trainer.clip;
+  settings.last_micro_batch = last;
+  for (const auto& [name, module] : parts_.parameters.own_updates) module->set_update(settings);
+}
+
+void Trainer::backward(std::vector<Batch>& batches, const Progress& at) {
+  set_training_mode(parts_.recipe, options_.trainer.freeze);
+  parts_.recipe.prepare(batches, at);
+  parts_.reducer.zero();
+  for (auto* owner : parts_.parameters.owners) owner->zero_grad_rows();
+  const auto counts = global_counts(batches);
+  metrics_.clear();
+  loss_ = torch::zeros({}, torch::TensorOptions(torch::kDouble).device(parts_.device));
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const bool last = i + 1 == batches.size();
+    parts_.reducer.begin(last);
+    tell_own_updates(static_cast<double>(options_.batch_size), last, at);
+    torch::Tensor objective;
+    {
+      const StepScope step({options_.seed, at.step, at.total, 0, batches[i].position});
+      const AutocastScope autocast(precision_, parts_.device);
+      StepOutput out = parts_.recipe.step(batches[i], at);
+      for (const LossTerm& term : out.terms) {
+        const auto counted = counts.find(term.name);
+        const double count = counted == counts.end() ? static_cast<double>(options_.batch_size) : counted->second;
+        if (count == 0) continue;  // nobody has a unit of this term
+        const auto share = term.sum * (term.weight / count);
+        loss_ += share.detach().to(torch::kDouble);
+        objective = objective.defined() ? objective + share : share;
+      }
+      metrics_.merge(out.metrics);
+    }
+    FT_CHECK(objective.defined(), "recipe: a step gave no loss term with a unit in it");
+    (objective * (state_->loss_scale * parts_.comm.size())).backward();
+  }
+  parts_.reducer.finish();
+}
+
+Trainer::Verdict Trainer::judge() {
+  std::vector<torch::Tensor> replicated, sharded;
+  for (const auto& parameter : parts_.parameters.trained) {
+    if (!parameter.owner) {
+      if (parameter.tensor.grad().defined()) replicated.push_back(parameter.tensor.grad());
+    } else if (!parameter.own_update) {
+      const auto rows = parameter.owner->row_gradient(parameter.shard.name);
+      const auto gradient = rows.defined() ? rows : parameter.tensor.grad();
+      if (gradient.defined() && gradient.numel() > 0) sharded.push_back(gradient);
+    }
+  }
+  std::vector<torch::Tensor> averaged;
+  for (auto* deferred : deferred_) deferred->collect(averaged);
+  torch::Tensor statistics;
+  Work statistics_work;
+  if (!averaged.empty() && parts_.comm.size() > 1) {
+    std::vector<torch::Tensor> flat;
+    for (const auto& tensor : averaged) flat.push_back(tensor.reshape(-1));
+    statistics = torch::cat(flat);
+    statistics_work = parts_.comm.all_reduce(statistics, ReduceOp::kSum);
+  }
+
+  const double replicated_square = square_sum(replicated), sharded_square = square_sum(sharded);
+  const double loss = loss_.item<double>();
+  const bool finite = std::isfinite(replicated_square) && std::isfinite(sharded_square) && std::isfinite(loss);
+  const auto sums = at::tensor({finite ? 0.0 : 1.0, finite ? sharded_square : 0.0, checkpoint_requested() ? 1.0 : 0.0,
+                                parts_.checkpointer.written(), parts_.checkpointer.failed()}, at::kDouble);
+  parts_.comm.all_reduce(sums, ReduceOp::kSum).wait();
+  const double* value = sums.const_data_ptr<double>();
+
+  if (statistics.defined()) {
+    statistics_work.wait();
+    statistics.div_(parts_.comm.size());
+    int64_t offset = 0;
+    for (auto& tensor : averaged) {
+      tensor.copy_(statistics.narrow(0, offset, tensor.numel()).view_as(tensor));
+      offset += tensor.numel();
+    }
+  }
+  Verdict verdict;
+  verdict.finite = value[0] == 0;
+  const double square = replicated_square + (options_.trainer.clip_scope == "all" ? value[1] : 0);
+  verdict.norm = std::sqrt(square) / state_->loss_scale;
+  verdict.signal = value[2] > 0;
+  verdict.parts_written = value[3];
+  verdict.parts_failed = value[4];
+  return verdict;
+}
+
+void Trainer::update(const Verdict& verdict, const Progress& at) {
+  const double clip = options_.trainer.clip;
+  const double clip_factor = clip > 0 && verdict.norm > clip ? clip / verdict.norm : 1.0;
+  const double unscale = 1 / state_->loss_scale;
+  if (clip_factor != 1 || unscale != 1) {
+    const torch::NoGradGuard no_grad;
+    for (const auto& parameter : parts_.parameters.trained) {
+      const bool clipped = !parameter.owner || options_.trainer.clip_scope == "all";
+      const double factor = unscale * (clipped ? clip_factor : 1.0);
+      auto gradient = parameter.owner ? parameter.owner->row_gradient(parameter.shard.name) : torch::Tensor();
+      if (!gradient.defined()) gradient = parameter.tensor.grad();
+      if (gradient.defined() && factor != 1 && !parameter.own_update) gradient.mul_(factor);
+    }
+  }
+  ++state_->updates;
+  state_->skipped_in_row = 0;
+  adapt_loss_scale(precision_, true, *state_);
+  parts_.optimizer.step({parts_.optimizer.options().lr * parts_.schedule.factor(at), state_->updates,
+                         [this](const torch::Tensor& parameter) { return parts_.reducer.reached(parameter); }});
+  for (auto* deferred : deferred_) deferred->commit();
+  parts_.ema.update(state_->updates);
+  parts_.recipe.after_update(at);
+}
+
+void Trainer::skip(const Progress& at) {
+  for (auto* deferred : deferred_) deferred->discard();
+  adapt_loss_scale(precision_, false, *state_);
+  ++state_->skipped;
+  ++state_->skipped_in_row;
+  if (precision_ != Precision::kFp16) log_info("step {} skipped: a feature, the loss or a gradient is not finite", at.step + 1);
+  FT_CHECK(state_->skipped_in_row < options_.trainer.max_skipped,
+           "step {}: {} steps in a row had a loss or gradient that is not finite (trainer.max_skipped); lower optimizer.lr, set "
+           "trainer.clip, or look at the data; checkpoints hold the last good weights", at.step + 1, state_->skipped_in_row);
+}
+
+void Trainer::log(const Verdict& verdict, const Progress& at) {
+  metrics_.add("loss", loss_, 1.0 / parts_.comm.size());  // ranks' shares of one mean
+  Reporter::Line line;
+  line.means = metrics_.reduce(parts_.comm);
+  const LoaderStatus status = parts_.feed.status();
+  const auto skipped = at::tensor({static_cast<double>(status.skipped)}, at::kDouble);
+  parts_.comm.all_reduce(skipped, ReduceOp::kSum).wait();
+  line.step = state_->step;
+  line.epoch = progress().epoch();
+  line.lr = parts_.optimizer.options().lr * parts_.schedule.factor(at);
+  line.gradient_norm = verdict.finite ? verdict.norm : NAN;
+  line.loss_scale = state_->loss_scale;
+  line.samples = state_->samples;
+  line.skipped_steps = state_->skipped;
+  line.skipped_samples = static_cast<int64_t>(skipped.item<double>());
+  line.data_wait = status.wait_seconds;
+  parts_.reporter.log(line, options_.total_steps);
+}
+
+void Trainer::evaluate(bool& is_best) {
+  if (parts_.evaluation_sets.empty()) return;
+  const auto start = std::chrono::steady_clock::now();
+  parts_.recipe.eval();
+  parts_.ema.swap();
+  std::map<std::string, double> figures;
+  {
+    const torch::NoGradGuard no_grad;
+    const AutocastScope autocast(precision_, parts_.device);
+    figures = parts_.recipe.evaluate(parts_.evaluation_sets);
+  }
+  parts_.ema.swap();
+  parts_.reporter.evaluation(state_->step, figures,
+                             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (!options_.keep_best.empty()) {
+    const auto found = figures.find(options_.keep_best);
+    std::vector<std::string> names;
+    for (const auto& [name, value] : figures) names.push_back(name);
+    FT_CHECK(found != figures.end(), "checkpoint.keep_best: no figure is called '{}'; this run has {}", options_.keep_best,
+             fmt::join(names, ", "));
+    is_best = !state_->has_best || found->second > state_->best;
+    if (is_best) {
+      state_->best = found->second;
+      state_->has_best = true;
+    }
+  }
+  parts_.reporter.restart_clock(state_->samples);
+}
+
+CheckpointTensors Trainer::tensors() {
+  CheckpointTensors all;
+  const auto& sharded = parts_.parameters.sharded;
+  // `owner`: the parameter or buffer whose rows a tensor follows.
+  const auto add = [&](NamedTensors& replicated, const std::string& name, const torch::Tensor& tensor, const std::string& owner) {
+    const auto found = sharded.find(owner);
+    if (found == sharded.end()) replicated.emplace_back(name, tensor.detach());
+    else all.rows.push_back({name, tensor.detach(), found->second.begin, found->second.end, found->second.total});
+  };
+  for (const auto& item : parts_.recipe.named_parameters()) add(all.model, item.key(), item.value(), item.key());
+  for (const auto& item : parts_.recipe.named_buffers()) add(all.model, item.key(), item.value(), item.key());
+  for (const auto& [name, tensor] : parts_.ema.tensors()) add(all.model, name, tensor, "");
+  for (const auto& state : parts_.optimizer.state()) add(all.optimizer, state.name, state.tensor, state.parameter->name);
+  for (const auto& [module, update] : parts_.parameters.own_updates)
+    for (const auto& state : update->own_state()) {
+      const std::string parameter = join_name(module, state.parameter);
+      add(all.optimizer, parameter + "." + state.name, state.tensor, parameter);
+    }
+  return all;
+}
+
+void Trainer::save(bool best) {
+  CheckpointMeta meta;
+  meta.state = *state_;
+  meta.seed = options_.seed;
+  meta.world_size = parts_.comm.size();
+  meta.config = options_.config;
+  parts_.checkpointer.save(meta, tensors(), best);
+}
+
+}  // namespace facetrain

@@ -1,0 +1,94 @@
+// The loop. We own it, so we know when backward ends: no reducer that guesses, no callback that changes a step.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/grad_reducer.h"
+#include "core/deferred.h"
+#include "trainer/checkpointer.h"
+#include "trainer/ema.h"
+#include "trainer/feed.h"
+#include "trainer/optimizer.h"
+#include "trainer/precision.h"
+#include "trainer/recipe.h"
+#include "trainer/reporter.h"
+#include "trainer/run_options.h"
+#include "trainer/schedule.h"
+
+namespace facetrain {
+
+// The parts of a run, made by run.cpp and outliving the trainer.
+struct TrainerParts {
+  Recipe& recipe;
+  Feed& feed;
+  ParameterList& parameters;
+  Optimizer& optimizer;
+  const Schedule& schedule;
+  GradReducer& reducer;
+  Ema& ema;
+  Checkpointer& checkpointer;
+  Reporter& reporter;
+  Communicator& comm;
+  c10::Device device;
+  std::vector<EvaluationSet> evaluation_sets;
+};
+
+// What the loop needs to know of the configuration, durations already in steps (0: off).
+struct LoopOptions {
+  int64_t total_steps = 0;
+  double steps_per_epoch = 1;
+  int64_t checkpoint_every = 0, evaluate_every = 0, log_every = 0;
+  uint64_t seed = 0;
+  int64_t batch_size = 0;
+  TrainerOptions trainer;
+  std::string keep_best;
+  std::string config;  // resolved, for the checkpoints
+};
+
+enum class RunEnd { kDone, kCheckpointedOnSignal };
+
+class Trainer {
+ public:
+  Trainer(TrainerParts parts, LoopOptions options);
+  // **Collective.** From `state.step` to the last step.
+  RunEnd run(TrainState& state);
+  // The live tensors of the whole run, for a resume.
+  CheckpointTensors tensors();
+
+ private:
+  // What all ranks agree on after a backward.
+  struct Verdict {
+    bool finite = true;
+    bool signal = false;
+    double norm = 0;  // 2-norm of the unscaled gradient in the scope of trainer.clip
+    double parts_written = 0, parts_failed = 0;
+  };
+  void backward(std::vector<Batch>& batches, const Progress& at);
+  std::map<std::string, double> global_counts(const std::vector<Batch>& batches);
+  void tell_own_updates(double divisor, bool last, const Progress& at);
+  Verdict judge();
+  void update(const Verdict& verdict, const Progress& at);
+  void skip(const Progress& at);
+  void log(const Verdict& verdict, const Progress& at);
+  void evaluate(bool& is_best);
+  void save(bool best);
+  Progress progress() const;
+  bool due(int64_t every) const { return every > 0 && state_->step % every == 0; }
+
+  TrainerParts parts_;
+  LoopOptions options_;
+  Precision precision_;
+  std::vector<Deferred*> deferred_;
+  TrainState* state_ = nullptr;
+  torch::Tensor loss_;  // of this step: this rank's share of the global mean
+  Metrics metrics_;
+};
+
+}  // namespace facetrain

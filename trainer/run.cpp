@@ -61,23 +61,33 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
   return sets;
 }
 
+std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOptions>& options, const ImageOptions& images) {
+  std::vector<std::shared_ptr<const Source>> sets;
+  for (const auto& set : options) sets.push_back(open_source(set.path, images));
+  return sets;
+}
+
+int64_t count_identities(const std::vector<std::shared_ptr<const Source>>& sets) {
+  int64_t identities = 0;
+  for (const auto& set : sets) identities += set->identities();
+  return identities;
+}
+
 // The sources, the order, the transforms and the threads of one stream.
 struct Stream {
   std::vector<std::shared_ptr<const Source>> sets;
   std::shared_ptr<Sampler> sampler;
   std::unique_ptr<Loader> loader;
-  int64_t identities = 0;
 };
 
 Stream open_stream(const Config& section, const DataOptions& data, int64_t image_size, const RunOptions& options,
                    Communicator& comm, const c10::Device& device) {
   Stream stream;
   SamplerInput input;
-  for (const auto& set : parse_sets(section.section("train"))) {
-    stream.sets.push_back(open_source(set.path, {image_size, data.fit}));
-    stream.identities += stream.sets.back()->identities();
+  const auto sets = parse_sets(section.section("train"));
+  stream.sets = open_sets(sets, {image_size, data.fit});
+  for (const auto& set : sets)
     if (set.weight > 0) input.weights.push_back(set.weight);
-  }
   input.sets = stream.sets;
   input.seed = options.seed;
   input.batch_size = data.batch_size;
@@ -137,7 +147,7 @@ void prepare_run_folder(const RunOptions& options, bool resume, const std::strin
 }
 
 void print_banner(const RunOptions& options, const Config& config, const Stream& stream, Recipe& recipe,
-                  const ParameterList& parameters, const World& world, int64_t total_steps) {
+                  const ParameterList& parameters, const std::string& place, int64_t total_steps) {
   int64_t images = 0, trained = 0, sharded = 0;
   std::vector<std::string> names;
   for (const auto& set : stream.sets) {
@@ -149,8 +159,8 @@ void print_banner(const RunOptions& options, const Config& config, const Stream&
     else trained += parameter.tensor.numel();
   }
   const double epoch = static_cast<double>(stream.sampler->epoch_size());
-  log_info("facetrain {}  {}", FACETRAIN_VERSION, world.describe());
-  log_info("data      {}: {} images of {} identities, batches of {} at {} px", fmt::join(names, ", "), images, stream.identities,
+  log_info("facetrain {}  {}", FACETRAIN_VERSION, place);
+  log_info("data      {}: {} images of {} identities, batches of {} at {} px", fmt::join(names, ", "), images, count_identities(stream.sets),
            options.data.batch_size, recipe.exported().image_size());
   log_info("network   {}: {:.2f} M parameters, {:.2f} M sharded, {} frozen tensors; {}", config.section("model").name(), static_cast<double>(trained) / 1e6,
            static_cast<double>(sharded) / 1e6, parameters.frozen.size(), options.trainer.precision);
@@ -185,32 +195,30 @@ Config run_config(const fs::path& run) {
   return Config::load(file);
 }
 
-RunEnd run_training(const RunRequest& request) {
-  Config config = request.config;
-  resolve_config(config);
+RunEnd run_training(const RunRequest& request, const RunPlace& place) {
+  const Config& config = request.config;
   const auto options = config.as<RunOptions>();
-  const auto world = World::create({options.device, static_cast<int>(options.trainer.threads)});
-  Communicator& comm = world->comm();
-  const c10::Device device = world->device();
+  Communicator& comm = place.comm;
+  const c10::Device device = place.device;
   const Precision precision = parse_precision(options.trainer.precision, device);
   const std::string resolved = config.dump();
   check_same_on_all_ranks(comm, "the configuration", resolved);
   set_determinism(options.trainer.deterministic);
 
-  const auto size = config.section("data").section("size");
-  // The network says which image size it is built for, and the data follows.
-  const auto probe_size = options.data.size;
-  Stream stream = open_stream(config.section("data"), options.data, probe_size, options, comm, device);
-  RecipeContext context{config, comm, device, options.seed, stream.identities, options.data.size,
-                        Normalization::parse(config.section("data").section("normalize"))};
+  // The classifier follows the data's identities, and the data's image size follows the network.
+  const Config data = config.section("data");
+  const int64_t identities = count_identities(open_sets(parse_sets(data.section("train")), {0, options.data.fit}));
+  const RecipeContext context{config, comm, device, options.seed, identities, options.data.size,
+                              Normalization::parse(data.section("normalize"))};
   const auto recipe = Recipes::get().create(config.section("recipe"), context);
+  const int64_t image_size = recipe->exported().image_size();
+  Stream stream = open_stream(data, options.data, image_size, options, comm, device);
   recipe->to(device);
   to_dtype(*recipe, parameter_type(precision));
   to_channels_last(*recipe);
   ParameterList parameters = list_parameters(*recipe, options.trainer.freeze);
   const auto optimizer = Optimizers::get().create(config.section("optimizer"), parameters.trained);
   const auto schedule = Schedules::get().create(config.section("schedule"));
-  (void)size;
 
   LoopOptions loop;
   loop.steps_per_epoch = static_cast<double>(stream.sampler->epoch_size()) / static_cast<double>(options.data.batch_size);
@@ -224,9 +232,9 @@ RunEnd run_training(const RunRequest& request) {
   loop.keep_best = options.checkpoint.keep_best;
   loop.config = resolved;
 
-  const auto sets = open_evaluation_sets(config.section("eval").section("sets"), {recipe->exported().image_size(), options.data.fit});
+  const auto sets = open_evaluation_sets(config.section("eval").section("sets"), {image_size, options.data.fit});
   prepare_run_folder(options, request.resume, resolved, comm);
-  print_banner(options, config, stream, *recipe, parameters, *world, loop.total_steps);
+  print_banner(options, config, stream, *recipe, parameters, place.description, loop.total_steps);
   if (request.verbose) print_groups(*optimizer, parameters);
 
   Feed feed(std::move(stream.loader));

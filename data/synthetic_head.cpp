@@ -1,36 +1,6 @@
 #include "data/synthetic_head.h"
 
-#include "core/random.h"
-
 namespace facetrain::synthetic {
-namespace {
-
-// White noise, one byte a lattice point: looked up far more often than it could be hashed.
-struct NoiseTable {
-  static constexpr int kSide = 128;
-  NoiseTable() {
-    for (int i = 0; i < kSide * kSide; ++i) {
-      value[i] = static_cast<float>(to_unit(random_key(name_key("synthetic noise"), i)));
-    }
-  }
-  float value[kSide * kSide];
-};
-
-}  // namespace
-
-float noise(float x, float y) {
-  static const NoiseTable table;
-  const float fx = std::floor(x), fy = std::floor(y);
-  const float tx = x - fx, ty = y - fy;
-  const float u = tx * tx * (3 - 2 * tx), v = ty * ty * (3 - 2 * ty);
-  constexpr int kMask = NoiseTable::kSide - 1;
-  const int x0 = static_cast<int>(fx) & kMask, x1 = (x0 + 1) & kMask;
-  const int y0 = (static_cast<int>(fy) & kMask) * NoiseTable::kSide;
-  const int y1 = ((static_cast<int>(fy) + 1) & kMask) * NoiseTable::kSide;
-  return mix(mix(table.value[y0 + x0], table.value[y0 + x1], u),
-             mix(table.value[y1 + x0], table.value[y1 + x1], u), v);
-}
-
 float NoseCurves::half_width(float y) const {
   const float down = clamp01((top - y) / (top - tip));
   return mix(bridge + 0.02f, width + 0.035f, down * down * (0.35f + 0.65f * down));
@@ -64,8 +34,10 @@ HeadShape::HeadShape(const FaceIdentity& face, const Expression& expression, flo
   front_ = {{chin_, chin_ + 0.12f, lips, -0.20f, 0.12f, 0.40f},
             {chin_front - 0.02f, chin_front, 0.765f + 0.3f * face.chin_out, 0.775f, 0.765f,
              0.735f + face.forehead_slope}};
-  centre_ = {{chin_, chin_ + 0.2f, jaw_, -0.2f, 0.1f, 0.4f}, {0.50f, 0.26f, 0.03f, -0.02f, -0.05f, -0.08f}};
-  back_ = {{chin_, chin_ + 0.2f, jaw_, -0.25f, 0.05f, 0.4f}, {0.44f, 0.0f, -0.32f, -0.62f, -0.84f, -0.95f}};
+  centre_ = {{chin_, chin_ + 0.2f, jaw_, -0.2f, 0.1f, 0.4f},
+             {0.50f, 0.26f, 0.03f, -0.02f, -0.05f, -0.08f}};
+  back_ = {{chin_, chin_ + 0.2f, jaw_, -0.25f, 0.05f, 0.4f},
+           {0.44f, 0.0f, -0.32f, -0.62f, -0.84f, -0.95f}};
   tabulate();
 }
 
@@ -78,8 +50,13 @@ void HeadShape::place_features() {
   eye_ = {f.eye_x, f.eye_y, f.eye_width, f.eye_tilt, 0.60f * lid * opened, 0.40f * lid};
   eye_.down *= 1 - 0.35f * e.squint;
   if (e.closed > 0.5f) eye_.up = -0.85f * eye_.down;  // the upper lid comes down
-  brow_ = {f.eye_x + 0.012f, f.eye_y + f.brow_y, f.brow_length, f.brow_tilt, f.brow_arch,
-           f.brow_thick, 0};
+  brow_ = {f.eye_x + 0.012f,
+           f.eye_y + f.brow_y,
+           f.brow_length,
+           f.brow_tilt,
+           f.brow_arch,
+           f.brow_thick,
+           0};
   brow_.y += 0.07f * e.brow_raise - 0.045f * e.brow_lower - 0.015f * e.nose_wrinkle;
   brow_.tilt += 0.03f * e.brow_lower - 0.02f * e.brow_inner;
   brow_.x -= 0.018f * e.brow_lower;
@@ -87,11 +64,21 @@ void HeadShape::place_features() {
   const float lip = 1 - 0.55f * e.press - 0.12f * std::max(e.smile, 0.0f) - 0.15f * aged;
   const float gap = 0.02f * smooth(0, 0.1f, e.open) + 0.17f * e.open;
   mouth_ = {f.mouth_y + 0.015f * e.smile + 0.02f * e.upper_raise,
-            f.mouth_width * (1 + 0.20f * e.smile + 0.16f * e.wide - 0.12f * std::max(e.open - 0.4f, 0.0f)),
+            f.mouth_width *
+                (1 + 0.20f * e.smile + 0.16f * e.wide - 0.12f * std::max(e.open - 0.4f, 0.0f)),
             f.lip_curve + 0.055f * e.smile - 0.05f * e.frown,
             0.22f * gap + 0.018f * e.upper_raise + 0.012f * e.smile * smooth(0, 0.2f, e.open),
-            0.78f * gap, f.upper_lip * lip, f.lower_lip * lip, f.lip_bow};
-  nose_ = {f.eye_y + 0.02f, f.nose_y + 0.012f * e.nose_wrinkle, 0, f.nose_width, f.nose_bridge, f.nose_out, f.nose_hump};
+            0.78f * gap,
+            f.upper_lip * lip,
+            f.lower_lip * lip,
+            f.lip_bow};
+  nose_ = {f.eye_y + 0.02f,
+           f.nose_y + 0.012f * e.nose_wrinkle,
+           0,
+           f.nose_width,
+           f.nose_bridge,
+           f.nose_out,
+           f.nose_hump};
   nose_.base = nose_.tip - 0.085f - 0.6f * f.nose_up;
 }
 
@@ -138,7 +125,8 @@ float HeadShape::nose_relief(float ax, float y) const {
   float z = t < 1 ? n.height(y) * square(1 - t) : 0;
   // The wings, and a ball at the tip.
   const float wing_y = n.tip - 0.02f;
-  z += 0.42f * n.out * bump((ax - 0.72f * n.width) / (0.45f * n.width + 0.01f), (y - wing_y) / 0.085f);
+  z += 0.42f * n.out *
+       bump((ax - 0.72f * n.width) / (0.45f * n.width + 0.01f), (y - wing_y) / 0.085f);
   z += 0.06f * bump(ax / (0.5f * n.width + 0.02f), (y - n.tip - 0.01f) / 0.075f);
   return z;
 }

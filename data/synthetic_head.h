@@ -23,9 +23,12 @@ struct EyeCurves {
 struct BrowCurves {
   float x, y, half_length, tilt, arch, thick, inner_lift;
   float centre(float s) const {
-    return y + tilt * s + arch * (1 - square(s - 0.35f)) + inner_lift * square(std::min(s - 0.3f, 0.0f));
+    return y + tilt * s + arch * (1 - square(s - 0.35f)) +
+           inner_lift * square(std::min(s - 0.3f, 0.0f));
   }
-  float half_thickness(float s) const { return thick * (s < 0 ? 1 - 0.25f * s * s : 1 - 0.7f * s * s); }
+  float half_thickness(float s) const {
+    return thick * (s < 0 ? 1 - 0.25f * s * s : 1 - 0.7f * s * s);
+  }
 };
 
 // The mouth; `t` from -1 (image-left corner) to 1.
@@ -38,7 +41,9 @@ struct MouthCurves {
     const float a = std::abs(t), peak = 1 - square((a - 0.22f) / 0.5f);
     return inner_top(t) + upper * (1 - t * t) * (0.9f + 0.22f * bow * std::max(peak, -1.0f));
   }
-  float outer_bottom(float t) const { return inner_bottom(t) - lower * (1 - t * t) * (1 + 0.3f * t * t); }
+  float outer_bottom(float t) const {
+    return inner_bottom(t) - lower * (1 - t * t) * (1 + 0.3f * t * t);
+  }
 };
 
 struct NoseCurves {
@@ -53,7 +58,8 @@ class HeadShape {
  public:
   HeadShape(const FaceIdentity& face, const Expression& expression, float age);
 
-  // The horizontal section at height y: half-width, z of the widest place, of the front and the back.
+  // The horizontal section at height y: half-width, z of the widest place, of the front and the
+  // back.
   struct Section {
     float half_width, centre, front, back, flat;
   };

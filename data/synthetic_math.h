@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/random.h"
+
 namespace facetrain::synthetic {
 
 inline constexpr float kPi = 3.14159265f;
@@ -71,8 +73,30 @@ inline Vec3 direction(float yaw, float pitch) {
   return {std::sin(yaw) * std::cos(pitch), std::sin(pitch), std::cos(yaw) * std::cos(pitch)};
 }
 
-// Smooth noise in [0, 1] with one random value a unit square; repeats every 128 units.
-float noise(float x, float y);
+// White noise on a lattice: looked up far more often than it could be hashed.
+struct NoiseTable {
+  static constexpr int kSide = 64;
+  constexpr NoiseTable() {
+    for (int i = 0; i < kSide * kSide; ++i) {
+      value[i] = static_cast<float>(to_unit(mix_bits(0x5eed + static_cast<uint64_t>(i))));
+    }
+  }
+  std::array<float, kSide * kSide> value{};
+};
+inline constexpr NoiseTable kNoiseTable;
+
+// Smooth noise in [0, 1] with one random value a unit square; repeats every 64 units.
+inline float noise(float x, float y) {
+  const float fx = std::floor(x), fy = std::floor(y);
+  const float tx = x - fx, ty = y - fy;
+  const float u = tx * tx * (3 - 2 * tx), v = ty * ty * (3 - 2 * ty);
+  constexpr int kSide = NoiseTable::kSide;
+  const int x0 = static_cast<int>(fx) & (kSide - 1), x1 = (x0 + 1) & (kSide - 1);
+  const int y0 = (static_cast<int>(fy) & (kSide - 1)) * kSide;
+  const int y1 = ((static_cast<int>(fy) + 1) & (kSide - 1)) * kSide;
+  const auto& value = kNoiseTable.value;
+  return mix(mix(value[y0 + x0], value[y0 + x1], u), mix(value[y1 + x0], value[y1 + x1], u), v);
+}
 // Two octaves of it, [0, 1].
 inline float noise2(float x, float y) {
   return 0.65f * noise(x, y) + 0.35f * noise(2.17f * x + 31.4f, 2.17f * y + 17.7f);

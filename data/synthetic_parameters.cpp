@@ -10,7 +10,7 @@ namespace {
 using F = FaceIdentity;
 
 constexpr IdentityParameter kParameters[] = {
-    {"face_width", &F::face_width, 0.60f, 0.76f},
+    {"face_width", &F::face_width, 0.59f, 0.77f},
     {"face_length", &F::face_length, 0.82f, 1.00f},
     {"jaw_width", &F::jaw_width, 0.74f, 0.98f},
     {"jaw_square", &F::jaw_square, 0.30f, 0.95f},
@@ -21,8 +21,8 @@ constexpr IdentityParameter kParameters[] = {
     {"forehead_slope", &F::forehead_slope, -0.05f, 0.09f},
     {"hairline", &F::hairline, 0.56f, 0.70f},
     {"neck_width", &F::neck_width, 0.36f, 0.52f},
-    {"eye_x", &F::eye_x, 0.255f, 0.345f},
-    {"eye_y", &F::eye_y, 0.065f, 0.175f},
+    {"eye_x", &F::eye_x, 0.250f, 0.350f},
+    {"eye_y", &F::eye_y, 0.060f, 0.180f},
     {"eye_width", &F::eye_width, 0.095f, 0.150f},
     {"eye_height", &F::eye_height, 0.55f, 0.90f},
     {"eye_tilt", &F::eye_tilt, -0.020f, 0.035f},
@@ -36,23 +36,23 @@ constexpr IdentityParameter kParameters[] = {
     {"brow_ridge", &F::brow_ridge, 0.0f, 0.08f},
     {"brow_tilt", &F::brow_tilt, -0.025f, 0.035f},
     {"brow_arch", &F::brow_arch, 0.0f, 0.05f},
-    {"nose_y", &F::nose_y, -0.300f, -0.145f},
-    {"nose_width", &F::nose_width, 0.090f, 0.175f},
+    {"nose_y", &F::nose_y, -0.310f, -0.135f},
+    {"nose_width", &F::nose_width, 0.085f, 0.185f},
     {"nose_out", &F::nose_out, 0.15f, 0.35f},
     {"nose_up", &F::nose_up, -0.04f, 0.05f},
     {"nose_bridge", &F::nose_bridge, 0.055f, 0.095f},
     {"nose_hump", &F::nose_hump, -0.03f, 0.05f},
-    {"mouth_y", &F::mouth_y, -0.635f, -0.510f},
-    {"mouth_width", &F::mouth_width, 0.185f, 0.305f},
-    {"upper_lip", &F::upper_lip, 0.025f, 0.075f},
-    {"lower_lip", &F::lower_lip, 0.035f, 0.095f},
+    {"mouth_y", &F::mouth_y, -0.640f, -0.505f},
+    {"mouth_width", &F::mouth_width, 0.180f, 0.315f},
+    {"upper_lip", &F::upper_lip, 0.040f, 0.090f},
+    {"lower_lip", &F::lower_lip, 0.055f, 0.115f},
     {"lip_out", &F::lip_out, 0.0f, 0.06f},
     {"lip_dark", &F::lip_dark, 0.55f, 0.95f},
     {"lip_bow", &F::lip_bow, 0.0f, 1.0f},
     {"lip_curve", &F::lip_curve, -0.020f, 0.020f},
     {"ear_size", &F::ear_size, 0.17f, 0.27f},
     {"ear_out", &F::ear_out, 0.05f, 0.22f},
-    {"skin_tone", &F::skin_tone, 0.15f, 0.60f},
+    {"skin_tone", &F::skin_tone, 0.06f, 0.66f},
     {"skin_warmth", &F::skin_warmth, -0.5f, 0.5f},
     {"freckles", &F::freckles, -0.6f, 0.8f},
     {"blush", &F::blush, 0.0f, 1.0f},
@@ -87,12 +87,13 @@ class NuisanceDraw {
   void draw_view() {
     Random r = stream("view");
     constexpr float kDegree = kPi / 180;
-    nuisance_.yaw = in(r, -60, 60) * kDegree;
-    nuisance_.pitch = in(r, -14, 14) * kDegree;
-    nuisance_.roll = in(r, -9, 9) * kDegree;
-    nuisance_.shift_x = in(r, -2.5, 2.5);
-    nuisance_.shift_y = in(r, -2.5, 2.5);
-    nuisance_.scale = in(r, 0.955, 1.045);
+    // Denser towards the front, as pictures of people are.
+    nuisance_.yaw = (r.chance(0.4) ? in(r, -60, 60) : in(r, -30, 30) + in(r, -25, 25)) * kDegree;
+    nuisance_.pitch = (in(r, -8, 8) + in(r, -5, 5)) * kDegree;
+    nuisance_.roll = (in(r, -5, 5) + in(r, -3, 3)) * kDegree;
+    nuisance_.shift_x = in(r, -1.8, 1.8);
+    nuisance_.shift_y = in(r, -1.8, 1.8);
+    nuisance_.scale = in(r, 0.965, 1.035);
     nuisance_.distance = in(r, 6, 12);
     nuisance_.gaze_yaw = in(r, -24, 24) * kDegree;
     nuisance_.gaze_pitch = in(r, -14, 12) * kDegree;
@@ -101,7 +102,7 @@ class NuisanceDraw {
   void draw_expression() {
     Random r = stream("expression");
     const double kind = r.uniform();
-    const float strength = in(r, 0.4, 0.95), part = in(r, 0, 1);
+    const float strength = in(r, 0.35, 0.9), part = in(r, 0, 1);
     auto& e = nuisance_.expression;
     if (r.chance(0.05)) e.closed = 1;
     if (kind < 0.40) {
@@ -139,8 +140,8 @@ class NuisanceDraw {
     Random r = stream("age");
     nuisance_.age = std::clamp(face_.age + in(r, -11, 11), 16.0f, 80.0f);
     // The growth inclines, the day decides.
-    const float growth = face_.beard_growth + in(r, -0.45, 0.45);
-    nuisance_.beard = smooth(0.62f, 0.95f, growth);
+    const float growth = face_.beard_growth + in(r, -0.4, 0.4);
+    nuisance_.beard = smooth(0.70f, 1.0f, growth);
     nuisance_.moustache = std::max(nuisance_.beard, r.chance(0.04) ? 0.9f : 0.0f);
     if (nuisance_.beard > 0 && r.chance(0.2)) nuisance_.moustache = 0.15f;
     if (nuisance_.beard < 0.2f && r.chance(0.14)) nuisance_.lipstick = in(r, 0.5, 1);
@@ -189,20 +190,22 @@ class NuisanceDraw {
     Wear& wear = nuisance_.wear;
     wear.clothes_colour = muted(r, 0.03, 0.45);
     const double glasses = r.uniform();
-    wear.glasses = glasses < 0.055  ? Glasses::kDark
+    wear.glasses = glasses < 0.05   ? Glasses::kDark
                    : glasses < 0.20 ? Glasses::kClear
                                     : Glasses::kNone;
     wear.lens_width = in(r, 0.175, 0.225), wear.lens_height = in(r, 0.115, 0.175);
     wear.lens_square = in(r, 0, 1), wear.frame = in(r, 0.009, 0.022);
     wear.frame_colour = r.chance(0.5) ? Vec3{0.015f, 0.014f, 0.014f} : muted(r, 0.05, 0.3);
-    if (r.chance(0.10)) wear.hat = static_cast<Hat>(1 + r.below(3));
+    if (r.chance(0.08)) wear.hat = static_cast<Hat>(1 + r.below(3));
     wear.hat_line = in(r, 0.46, 0.58);
     wear.hat_colour = muted(r, 0.03, 0.4);
     wear.mask = r.chance(0.05);
-    static constexpr Vec3 kMasks[] = {{0.30f, 0.52f, 0.66f}, {0.75f, 0.77f, 0.78f},
-                                      {0.03f, 0.03f, 0.035f}, {0.42f, 0.60f, 0.55f}};
+    static constexpr Vec3 kMasks[] = {{0.30f, 0.52f, 0.66f},
+                                      {0.75f, 0.77f, 0.78f},
+                                      {0.03f, 0.03f, 0.035f},
+                                      {0.42f, 0.60f, 0.55f}};
     wear.mask_colour = kMasks[r.below(4)];
-    if (r.chance(0.07)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
+    if (r.chance(0.06)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
   }
 
   void draw_light() {
@@ -212,9 +215,9 @@ class NuisanceDraw {
     light.key = in(r, 0.45, 1.0), light.fill = in(r, 0.02, 0.25), light.ambient = in(r, 0.26, 0.5);
     const float warm = in(r, -1, 1), green = in(r, -0.04, 0.04);
     light.tint = {1 + 0.13f * warm, 1 + green, 1 - 0.17f * warm};
-    light.gain = std::exp(in(r, -0.30, 0.22));
+    light.gain = std::exp(in(r, -0.26, 0.22));
     light.gamma = std::exp(in(r, -0.14, 0.14));
-    light.saturation = in(r, 0.65, 1.2);
+    light.saturation = in(r, 0.75, 1.2);
     if (r.chance(0.04)) light.saturation = 0;
   }
 
@@ -222,7 +225,7 @@ class NuisanceDraw {
     Random r = stream("capture");
     nuisance_.background = true;
     nuisance_.blur = in(r, 0, 0.7);
-    nuisance_.noise = in(r, 0, 6);
+    nuisance_.noise = in(r, 0, 5.5);
     if (r.chance(0.15)) nuisance_.resolution = in(r, 0.45, 0.9);
     nuisance_.jpeg_quality = static_cast<int>(r.below(39)) + 60;
   }
@@ -239,8 +242,8 @@ std::span<const IdentityParameter> identity_parameters() { return kParameters; }
 FaceIdentity draw_identity(uint64_t seed, int64_t identity) {
   FaceIdentity face{};
   for (const auto& parameter : kParameters) {
-    const double u = to_unit(random_key(seed, name_key("synthetic identity"), identity,
-                                        name_key(parameter.name)));
+    const double u = to_unit(
+        random_key(seed, name_key("synthetic identity"), identity, name_key(parameter.name)));
     face.*parameter.member = mix(parameter.low, parameter.high, static_cast<float>(u));
   }
   return face;
@@ -254,6 +257,7 @@ Nuisance plain_nuisance(const FaceIdentity& face) {
   Nuisance nuisance;
   nuisance.age = face.age;
   nuisance.beard = nuisance.moustache = smooth(0.62f, 0.95f, face.beard_growth);
+  nuisance.light.azimuth = 0.3f;
   return nuisance;
 }
 

@@ -54,12 +54,12 @@ enum class HairCut { kBald, kShort, kMedium, kLong };
 struct HairStyle {
   HairCut cut = HairCut::kShort;
   bool fringe = false;
-  float length = -0.2f;   // where side hair ends (y)
-  float volume = 0.08f;   // thickness over the skull
-  float sweep = 0;        // how far strands lean sideways
-  float wave = 0;         // 0 straight, 1 curly
-  float recede = 0;       // how far the hairline is up
-  float grey = 0;         // share of grey strands
+  float length = -0.2f;  // where side hair ends (y)
+  float volume = 0.08f;  // thickness over the skull
+  float sweep = 0.35f;   // how far strands lean sideways
+  float wave = 0.15f;    // 0 straight, 1 curly
+  float recede = 0;      // how far the hairline is up
+  float grey = 0;        // share of grey strands
   Vec3 colour{0.09f, 0.05f, 0.03f};
   uint64_t key = 0;
 };
@@ -79,7 +79,7 @@ struct Wear {
 
 struct Lighting {
   float azimuth = 0, elevation = 0.35f;  // radians, of the key light
-  float key = 0.62f, fill = 0.12f, ambient = 0.55f;
+  float key = 0.85f, fill = 0.15f, ambient = 0.40f;
   Vec3 tint{1, 1, 1};
   float gain = 1, gamma = 1, saturation = 1;
 };
@@ -100,7 +100,8 @@ struct Nuisance {
   Lighting light;
   bool background = false;  // false: even grey
   Occluder occluder = Occluder::kNone;
-  float blur = 0, noise = 0, resolution = 1;  // sigma in pixels of 112; sigma in levels; factor <= 1
+  float blur = 0, noise = 0,
+        resolution = 1;  // sigma in pixels of 112; sigma in levels; factor <= 1
   int jpeg_quality = 92;
   uint64_t key = 0;  // of the textures, the background and the occluder
 };

@@ -28,19 +28,30 @@ void Rasterizer::draw(const GridMesh& mesh) {
   draw(mesh, [](float, float, float) { return 1; });
 }
 
+Drawn Rasterizer::project(const GridMesh& mesh) const {
+  Drawn drawn{&mesh, {}};
+  drawn.projected.reserve(mesh.vertices.size());
+  for (const auto& vertex : mesh.vertices) {
+    const Projected p = camera_.project(vertex.position);
+    drawn.projected.push_back({2 * p.x + 0.5f, 2 * p.y + 0.5f, p.z});
+  }
+  return drawn;
+}
+
 Vertex Rasterizer::interpolate(uint32_t triangle, float x, float y) const {
   const Drawn& drawn = drawn_[triangle >> 24];
-  const int number = static_cast<int>(triangle & 0xffffff), cell = number / 2;
-  const int columns = drawn.mesh->columns;
-  const int i = cell / (columns - 1) * columns + cell % (columns - 1), below = i + columns;
-  const int first = number % 2 == 0 ? i : i + 1, third = number % 2 == 0 ? i + 1 : below + 1;
-  const Projected &a = drawn.projected[first], &b = drawn.projected[below], &c = drawn.projected[third];
+  const uint32_t number = triangle & 0xffffff;
+  const int cell = static_cast<int>(number / 2), below = cell + drawn.mesh->columns;
+  const int first = number % 2 == 0 ? cell : cell + 1;
+  const int third = number % 2 == 0 ? cell + 1 : below + 1;
+  const Projected &a = drawn.projected[first], &b = drawn.projected[below];
+  const Projected& c = drawn.projected[third];
   const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
-  const float inverse = 1 / area, dx = x - a.x, dy = y - a.y;
+  const float inverse = 1 / area, dx = 2 * x + 0.5f - a.x, dy = 2 * y + 0.5f - a.y;
   // A sample may lie a little outside of its pixel's first triangle.
-  const float wb = std::clamp(((c.y - a.y) * dx - (c.x - a.x) * dy) * inverse, -0.6f, 1.6f);
-  const float wc = std::clamp(((b.x - a.x) * dy - (b.y - a.y) * dx) * inverse, -0.6f, 1.6f);
-  const float wa = 1 - wb - wc;
+  const float wb = std::clamp(((c.y - a.y) * dx - (c.x - a.x) * dy) * inverse, -0.4f, 1.4f);
+  const float wc = std::clamp(((b.x - a.x) * dy - (b.y - a.y) * dx) * inverse, -0.4f, 1.4f);
+  const float wa = std::clamp(1 - wb - wc, -0.4f, 1.4f);
   const Vertex &p = drawn.mesh->vertices[first], &q = drawn.mesh->vertices[below];
   const Vertex& r = drawn.mesh->vertices[third];
   Vertex vertex;
@@ -61,7 +72,8 @@ ShadowMap::ShadowMap(Vec3 towards_light)
 Projected ShadowMap::project(Vec3 p) const {
   constexpr float kTexels = kSide / (2 * kRadius);
   p.y += 0.05f;
-  return {(dot(p, right_) + kRadius) * kTexels - 0.5f, (kRadius - dot(p, up_)) * kTexels - 0.5f, dot(p, light_)};
+  return {(dot(p, right_) + kRadius) * kTexels - 0.5f, (kRadius - dot(p, up_)) * kTexels - 0.5f,
+          dot(p, light_)};
 }
 
 void ShadowMap::draw(const GridMesh& mesh) {

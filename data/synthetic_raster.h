@@ -8,7 +8,18 @@
 
 namespace facetrain::synthetic {
 
-enum class Material : uint8_t { kFace, kNeck, kEar, kHair, kClothes, kHat, kBrim, kMask, kFrame, kLens };
+enum class Material : uint8_t {
+  kFace,
+  kNeck,
+  kEar,
+  kHair,
+  kClothes,
+  kHat,
+  kBrim,
+  kMask,
+  kFrame,
+  kLens
+};
 
 // `u`, `v`, `w` mean what the material says; positions and normals are in the head's frame.
 struct Vertex {
@@ -62,27 +73,27 @@ class SampleBuffer {
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
 
-  explicit SampleBuffer(int size)
-      : size_(size), nearness_(4 * size * size, -1e9f), triangle_(4 * size * size, kNone) {}
-  int size() const { return size_; }     // pixels
+  explicit SampleBuffer(int size) : size_(size), samples_(4 * size * size) {}
+  int size() const { return size_; }         // pixels
   int samples() const { return 2 * size_; }  // samples a row
-  float nearness(int index) const { return nearness_[index]; }
-  uint32_t triangle(int index) const { return triangle_[index]; }  // mesh << 24 | triangle
-  void set(int index, float nearness, uint32_t triangle) {
-    nearness_[index] = nearness;
-    triangle_[index] = triangle;
-  }
+  float nearness(int index) const { return samples_[index].nearness; }
+  // Mesh << 24 | 2 * (the cell's first vertex) + (0 or 1).
+  uint32_t triangle(int index) const { return samples_[index].triangle; }
+  void set(int index, float nearness, uint32_t triangle) { samples_[index] = {nearness, triangle}; }
 
  private:
+  struct Sample {
+    float nearness = -1e9f;
+    uint32_t triangle = kNone;
+  };
   int size_;
-  std::vector<float> nearness_;
-  std::vector<uint32_t> triangle_;
+  std::vector<Sample> samples_;
 };
 
 // A mesh together with where its vertices fall in the image.
 struct Drawn {
   const GridMesh* mesh;
-  std::vector<Projected> projected;  // in pixels
+  std::vector<Projected> projected;  // in samples
 };
 
 // Draws meshes into a buffer. Lenses are not drawn but counted: they do not hide.
@@ -104,6 +115,8 @@ class Rasterizer {
   Vertex interpolate(uint32_t triangle, float x, float y) const;
 
  private:
+  Drawn project(const GridMesh& mesh) const;
+
   Camera camera_;
   SampleBuffer buffer_;
   std::vector<uint8_t> lens_;
@@ -128,6 +141,25 @@ class ShadowMap {
 
 namespace raster {
 
+// One side of a triangle as a bound on x in a row: weight(dx, dy) = across * dx + down * dy + start
+// must not be negative.
+struct Side {
+  float across, down, start, inverse;
+  Side(float a, float d, float s) : across(a), down(d), start(s), inverse(a != 0 ? 1 / a : 0) {}
+  // Narrows [low, high]; a little slack keeps neighbouring triangles free of cracks.
+  void narrow(float dy, float& low, float& high) const {
+    constexpr float kSlack = 1e-3f;
+    const float rest = down * dy + start;
+    if (across > 0) {
+      low = std::max(low, -rest * inverse - kSlack);
+    } else if (across < 0) {
+      high = std::min(high, -rest * inverse + kSlack);
+    } else if (rest < 0) {
+      high = low - 1;
+    }
+  }
+};
+
 // Calls visit(sample index, weights b and c, nearness) for the samples inside a triangle of `side`
 // x `side` samples, whose corners are in sample coordinates; back faces are left out unless
 // `two_sided`.
@@ -137,20 +169,27 @@ void triangle(const Projected& a, const Projected& b, const Projected& c, int si
   const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
   // Image coordinates point down: a triangle that turns left in the head's frame has negative area.
   if (area == 0 || (area > 0 && !two_sided)) return;
-  const int x0 = std::max(0, static_cast<int>(std::ceil(std::min({a.x, b.x, c.x}))));
-  const int x1 = std::min(side - 1, static_cast<int>(std::floor(std::max({a.x, b.x, c.x}))));
-  const int y0 = std::max(0, static_cast<int>(std::ceil(std::min({a.y, b.y, c.y}))));
-  const int y1 = std::min(side - 1, static_cast<int>(std::floor(std::max({a.y, b.y, c.y}))));
-  if (x0 > x1 || y0 > y1) return;
+  const float left = std::ceil(std::max(0.0f, std::min({a.x, b.x, c.x})));
+  const float right = std::floor(std::min(side - 1.0f, std::max({a.x, b.x, c.x})));
+  const int y0 = static_cast<int>(std::ceil(std::max(0.0f, std::min({a.y, b.y, c.y}))));
+  const int y1 = static_cast<int>(std::floor(std::min(side - 1.0f, std::max({a.y, b.y, c.y}))));
+  if (left > right || y0 > y1) return;
   const float inverse = 1 / area;
-  const float bx = (c.y - a.y) * inverse, by = -(c.x - a.x) * inverse;
-  const float cx = -(b.y - a.y) * inverse, cy = (b.x - a.x) * inverse;
+  const Side weight_b((c.y - a.y) * inverse, -(c.x - a.x) * inverse, 0);
+  const Side weight_c(-(b.y - a.y) * inverse, (b.x - a.x) * inverse, 0);
+  const Side weight_a(-weight_b.across - weight_c.across, -weight_b.down - weight_c.down, 1);
   for (int y = y0; y <= y1; ++y) {
     const float dy = static_cast<float>(y) - a.y;
+    float low = left - a.x, high = right - a.x;
+    weight_a.narrow(dy, low, high);
+    weight_b.narrow(dy, low, high);
+    weight_c.narrow(dy, low, high);
+    const int x0 = static_cast<int>(std::ceil(low + a.x));
+    const int x1 = static_cast<int>(std::floor(high + a.x));
     for (int x = x0; x <= x1; ++x) {
       const float dx = static_cast<float>(x) - a.x;
-      const float wb = bx * dx + by * dy, wc = cx * dx + cy * dy;
-      if (wb < 0 || wc < 0 || wb + wc > 1) continue;
+      const float wb = weight_b.across * dx + weight_b.down * dy;
+      const float wc = weight_c.across * dx + weight_c.down * dy;
       visit(y * side + x, wb, wc, a.z + wb * (b.z - a.z) + wc * (c.z - a.z));
     }
   }
@@ -160,37 +199,31 @@ void triangle(const Projected& a, const Projected& b, const Projected& c, int si
 
 template <class Keep>
 void Rasterizer::draw(const GridMesh& mesh, Keep keep) {
-  const auto mesh_index = static_cast<uint32_t>(drawn_.size());
-  std::vector<Projected> projected, scaled;
-  projected.reserve(mesh.vertices.size());
-  scaled.reserve(mesh.vertices.size());
-  for (const auto& vertex : mesh.vertices) {
-    projected.push_back(camera_.project(vertex.position));
-    const Projected& p = projected.back();
-    scaled.push_back({2 * p.x + 0.5f, 2 * p.y + 0.5f, p.z});
-  }
+  Drawn drawn = project(mesh);
   const int side = buffer_.samples();
   const auto face = [&](int i, int j, int k, uint32_t id) {
-    const Vertex &a = mesh.vertices[i], &b = mesh.vertices[j], &c = mesh.vertices[k];
-    raster::triangle(scaled[i], scaled[j], scaled[k], side, mesh.two_sided,
-                     [&](int index, float wb, float wc, float z) {
-                       if (z <= buffer_.nearness(index)) return;
-                       const float wa = 1 - wb - wc;
-                       const int kept = keep(wa * a.u + wb * b.u + wc * c.u, wa * a.v + wb * b.v + wc * c.v,
-                                             wa * a.w + wb * b.w + wc * c.w);
-                       if (kept == 1) buffer_.set(index, z, id);
-                       if (kept == 2) ++lens_[(index / side / 2) * buffer_.size() + index % side / 2];
-                     });
+    const Vertex *a = &mesh.vertices[i], *b = &mesh.vertices[j], *c = &mesh.vertices[k];
+    const auto visit = [&](int index, float wb, float wc, float z) {
+      if (z <= buffer_.nearness(index)) return;
+      const float wa = 1 - wb - wc;
+      const int kept = keep(wa * a->u + wb * b->u + wc * c->u, wa * a->v + wb * b->v + wc * c->v,
+                            wa * a->w + wb * b->w + wc * c->w);
+      if (kept == 1) buffer_.set(index, z, id);
+      if (kept == 2) ++lens_[(index / side / 2) * buffer_.size() + index % side / 2];
+    };
+    const auto& p = drawn.projected;
+    raster::triangle(p[i], p[j], p[k], side, mesh.two_sided, visit);
   };
-  uint32_t id = mesh_index << 24;
+  const auto mesh_id = static_cast<uint32_t>(drawn_.size()) << 24;
   for (int row = 0; row + 1 < mesh.rows; ++row) {
-    for (int column = 0; column + 1 < mesh.columns; ++column, id += 2) {
+    for (int column = 0; column + 1 < mesh.columns; ++column) {
       const int i = row * mesh.columns + column, below = i + mesh.columns;
+      const uint32_t id = mesh_id | 2 * static_cast<uint32_t>(i);
       face(i, below, i + 1, id);
       face(i + 1, below, below + 1, id + 1);
     }
   }
-  drawn_.push_back({&mesh, std::move(projected)});
+  drawn_.push_back(std::move(drawn));
 }
 
 }  // namespace facetrain::synthetic

@@ -5,9 +5,12 @@
 
 #include <hdf5.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <mutex>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace facetrain {
 
@@ -43,5 +46,20 @@ int64_t read_int_attribute(hid_t object, const std::string& name);
 double read_double_attribute(hid_t object, const std::string& name);
 std::string read_string_attribute(hid_t object, const std::string& name);
 bool has_attribute(hid_t object, const std::string& name);
+
+// A contiguous data set of fixed shape, stored early and without fill. `type` (H5T_IEEE_F32LE ...) is the type in the
+// file and in memory. No data is written from a null pointer.
+Hdf5Handle write_array(hid_t parent, const std::string& name, hid_t type, std::span<const int64_t> shape,
+                       const void* data);
+
+struct Hdf5Array {
+  Hdf5Handle dataset;
+  std::vector<int64_t> shape;
+  int64_t elements() const;
+};
+// Throws unless `parent` has a data set `name` of exactly this type, whose stored bytes can lie in the file.
+Hdf5Array open_array(hid_t parent, const std::string& name, hid_t type);
+// All elements into `out`, which has room for them.
+void read_array(const Hdf5Array& array, hid_t type, void* out);
 
 }  // namespace facetrain

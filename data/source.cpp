@@ -1,0 +1,66 @@
+#include "data/source.h"
+
+#include <algorithm>
+
+#include "data/file_list.h"
+
+namespace facetrain {
+namespace {
+
+// What stands before the first colon, where that is a source's name.
+std::string prefix_of(const std::string& where) {
+  const std::string prefix = where.substr(0, where.find(':'));
+  if (prefix.size() == where.size()) return "";
+  const auto known = Sources::get().names();
+  return std::find(known.begin(), known.end(), prefix) != known.end() ? prefix : "";
+}
+
+}  // namespace
+
+std::shared_ptr<const Source> open_source(const std::string& where, const ImageOptions& options) {
+  FT_CHECK(!where.empty(), "wanted the path of a data set, found nothing: set data.train");
+  const std::string prefix = prefix_of(where);
+  auto node = std::make_shared<ConfigNode>();
+  node->kind = ConfigNode::Kind::kMap;
+  node->path = where;
+  node->map.emplace_back("name", config_detail::write(prefix.empty() ? "shards" : prefix));
+  node->map.emplace_back(
+      "path", config_detail::write(prefix.empty() ? where : where.substr(prefix.size() + 1)));
+  return Sources::get().create(Config(node), options);
+}
+
+IdentityCounts count_identities(const Source& source) {
+  IdentityCounts counts;
+  counts.images.assign(static_cast<size_t>(source.identities()), 0);
+  for (int64_t i = 0; i < source.size(); ++i) {
+    const int64_t identity = source.identity(i);
+    if (identity < 0)
+      ++counts.unlabelled;
+    else
+      ++counts.images[static_cast<size_t>(identity)];
+  }
+  std::vector<int64_t> sorted;
+  for (size_t i = 0; i < counts.images.size(); ++i) {
+    if (counts.images[i] == 0)
+      counts.gaps.push_back(static_cast<int64_t>(i));
+    else
+      sorted.push_back(counts.images[i]);
+    counts.single += counts.images[i] == 1;
+  }
+  if (sorted.empty()) return counts;
+  std::sort(sorted.begin(), sorted.end());
+  counts.smallest = sorted.front();
+  counts.median = sorted[sorted.size() / 2];
+  counts.largest = sorted.back();
+  return counts;
+}
+
+std::string list_some(const std::vector<int64_t>& numbers) {
+  constexpr size_t kShown = 10;
+  const std::vector<int64_t> first(
+      numbers.begin(), numbers.begin() + static_cast<int64_t>(std::min(kShown, numbers.size())));
+  const std::string text = fmt::format("{}", fmt::join(first, ", "));
+  return numbers.size() <= kShown ? text : fmt::format("{} ... ({} in all)", text, numbers.size());
+}
+
+}  // namespace facetrain

@@ -15,7 +15,8 @@ struct WorldOptions {
   int threads = 0;             // ATen threads a rank; 0: cores of the affinity mask divided by the ranks on this host
 };
 
-// One object for the life of the process; starts MPI when launched by mpirun, else is one rank without it.
+// One object for the life of the process; starts MPI when launched by mpirun, else is one rank without it. When an
+// exception passes, the destructor leaves MPI running, so that fail_world can still tell the other ranks.
 class World {
  public:
   static std::unique_ptr<World> create(const WorldOptions& options);
@@ -25,7 +26,8 @@ class World {
   int local_rank() const;   // rank among those of this host
   int local_size() const;
   int threads() const;      // ATen threads set for this rank
-  std::string describe() const;  // "4 ranks on 2 hosts, 2 threads each, MPI (Open MPI 4.1.4), cpu"
+  // "4 ranks on 2 hosts, 2 threads each, MPI (Open MPI 4.1.4), cpu"
+  std::string describe() const;
 
  private:
   World();
@@ -36,6 +38,10 @@ class World {
 // Ends the whole job from one failed rank: tells the other ranks to leave quietly, then MPI_Abort. Never returns.
 // `message` has been printed by the caller. Safe without a World (exits).
 [[noreturn]] void abort_world(int exit_code);
+
+// The same, and prints `message` to standard error, once: when several ranks fail together (a wrong configuration fails
+// all of them), only the lowest of them prints. What main() calls with "[rank 3] file:line: message".
+[[noreturn]] void fail_world(int exit_code, const std::string& message);
 
 // Signals. SIGUSR1: checkpoint at the next step boundary and exit 85. SIGTERM the same, and every deadline becomes 5 s.
 void install_signal_handlers();

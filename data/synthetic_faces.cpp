@@ -84,36 +84,51 @@ class Resolver {
   }
 
  private:
+  Shaded shade(uint32_t triangle, float x, float y) const {
+    const Vertex vertex = rasterizer_.interpolate(triangle, x, y);
+    return shader_.shade(rasterizer_.drawn(triangle).mesh->material, vertex);
+  }
+
   void resolve_pixel(int x, int y, Vec3& colour, uint8_t& region) const {
     const SampleBuffer& buffer = rasterizer_.buffer();
-    const int first = 2 * y * buffer.samples() + 2 * x;
-    const int index[4] = {first, first + 1, first + buffer.samples(), first + buffer.samples() + 1};
+    const int first = 2 * y * buffer.samples() + 2 * x, second = first + buffer.samples();
+    const uint32_t triangles[4] = {buffer.triangle(first), buffer.triangle(first + 1),
+                                   buffer.triangle(second), buffer.triangle(second + 1)};
+    const uint32_t differ = (triangles[0] ^ triangles[1]) | (triangles[0] ^ triangles[2]) |
+                            (triangles[0] ^ triangles[3]);
+    if (differ >> 24 != 0) {
+      blend(triangles, x, y, colour, region);
+    } else if (triangles[0] != SampleBuffer::kNone) {
+      const Shaded shaded = shade(triangles[0], x, y);
+      colour = shaded.colour, region = shaded.region;
+    }
+    const int lens = rasterizer_.lens(y * buffer.size() + x);
+    if (lens == 0) return;
+    colour = mix(colour, shader_.through_lens(colour, x, y), 0.25f * std::min(lens, 4));
+    if (dark_lenses_ && lens > 1) region = kBackground;
+  }
+
+  // A pixel on an outline: each mesh in it is shaded at the middle of its samples.
+  void blend(const uint32_t* triangles, int x, int y, Vec3& colour, uint8_t& region) const {
     bool done[4] = {};
     Vec3 sum;
     int largest = 0;
     for (int i = 0; i < 4; ++i) {
       if (done[i]) continue;
-      const uint32_t triangle = buffer.triangle(index[i]);
       float dx = 0, dy = 0;
       int count = 0;
       for (int k = i; k < 4; ++k) {
-        if (done[k] || buffer.triangle(index[k]) >> 24 != triangle >> 24) continue;
+        if (triangles[k] >> 24 != triangles[i] >> 24) continue;
         done[k] = true, ++count;
         dx += k % 2 == 0 ? -0.25f : 0.25f, dy += k < 2 ? -0.25f : 0.25f;
       }
-      Shaded shaded{colour};
-      if (triangle != SampleBuffer::kNone) {
-        const Vertex vertex = rasterizer_.interpolate(triangle, x + dx / count, y + dy / count);
-        shaded = shader_.shade(rasterizer_.drawn(triangle).mesh->material, vertex);
-      }
+      const Shaded shaded = triangles[i] == SampleBuffer::kNone
+                                ? Shaded{colour}
+                                : shade(triangles[i], x + dx / count, y + dy / count);
       sum += shaded.colour * (0.25f * count);
       if (count > largest) largest = count, region = shaded.region;
     }
     colour = sum;
-    const int lens = rasterizer_.lens(y * buffer.size() + x);
-    if (lens == 0) return;
-    colour = mix(colour, shader_.through_lens(colour, x, y), 0.25f * std::min(lens, 4));
-    if (dark_lenses_ && lens > 1) region = kBackground;
   }
 
   const Rasterizer& rasterizer_;

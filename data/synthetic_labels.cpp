@@ -109,7 +109,7 @@ bool visible(const Rasterizer& rasterizer, const Nuisance& nuisance,
   const float in_front = buffer.nearness(sample) - p.z;
   // The face's own samples lie within a pixel of the point; what is worn lies closely above it.
   const bool own = rasterizer.drawn(triangle).mesh->material == Material::kFace;
-  return in_front < (own ? 0.06f : 0.004f);
+  return in_front < (own ? 0.03f : 0.004f);
 }
 
 std::vector<uint8_t> attributes(const HeadShape& head, const Nuisance& nuisance) {

@@ -10,49 +10,49 @@ namespace {
 using F = FaceIdentity;
 
 constexpr IdentityParameter kParameters[] = {
-    {"face_width", &F::face_width, 0.59f, 0.77f},
-    {"face_length", &F::face_length, 0.82f, 1.00f},
-    {"jaw_width", &F::jaw_width, 0.74f, 0.98f},
+    {"face_width", &F::face_width, 0.585f, 0.775f},
+    {"face_length", &F::face_length, 0.810f, 1.010f},
+    {"jaw_width", &F::jaw_width, 0.700f, 1.000f},
     {"jaw_square", &F::jaw_square, 0.30f, 0.95f},
-    {"chin_width", &F::chin_width, 0.14f, 0.30f},
+    {"chin_width", &F::chin_width, 0.120f, 0.320f},
     {"chin_out", &F::chin_out, -0.05f, 0.12f},
     {"cheekbone", &F::cheekbone, -0.03f, 0.07f},
-    {"cheek", &F::cheek, -0.06f, 0.07f},
+    {"cheek", &F::cheek, -0.070f, 0.080f},
     {"forehead_slope", &F::forehead_slope, -0.05f, 0.09f},
     {"hairline", &F::hairline, 0.56f, 0.70f},
     {"neck_width", &F::neck_width, 0.36f, 0.52f},
-    {"eye_x", &F::eye_x, 0.250f, 0.350f},
+    {"eye_x", &F::eye_x, 0.247f, 0.353f},
     {"eye_y", &F::eye_y, 0.060f, 0.180f},
-    {"eye_width", &F::eye_width, 0.095f, 0.150f},
+    {"eye_width", &F::eye_width, 0.090f, 0.155f},
     {"eye_height", &F::eye_height, 0.55f, 0.90f},
     {"eye_tilt", &F::eye_tilt, -0.020f, 0.035f},
-    {"eye_deep", &F::eye_deep, 0.02f, 0.13f},
+    {"eye_deep", &F::eye_deep, 0.010f, 0.140f},
     {"lid_crease", &F::lid_crease, 0.0f, 1.0f},
     {"iris_tone", &F::iris_tone, 0.0f, 1.0f},
-    {"brow_y", &F::brow_y, 0.130f, 0.225f},
-    {"brow_thick", &F::brow_thick, 0.014f, 0.046f},
-    {"brow_length", &F::brow_length, 0.130f, 0.205f},
+    {"brow_y", &F::brow_y, 0.120f, 0.235f},
+    {"brow_thick", &F::brow_thick, 0.012f, 0.050f},
+    {"brow_length", &F::brow_length, 0.120f, 0.212f},
     {"brow_dark", &F::brow_dark, 0.35f, 1.0f},
     {"brow_ridge", &F::brow_ridge, 0.0f, 0.08f},
     {"brow_tilt", &F::brow_tilt, -0.025f, 0.035f},
     {"brow_arch", &F::brow_arch, 0.0f, 0.05f},
-    {"nose_y", &F::nose_y, -0.310f, -0.135f},
-    {"nose_width", &F::nose_width, 0.085f, 0.185f},
-    {"nose_out", &F::nose_out, 0.15f, 0.35f},
+    {"nose_y", &F::nose_y, -0.315f, -0.130f},
+    {"nose_width", &F::nose_width, 0.080f, 0.190f},
+    {"nose_out", &F::nose_out, 0.130f, 0.370f},
     {"nose_up", &F::nose_up, -0.04f, 0.05f},
     {"nose_bridge", &F::nose_bridge, 0.055f, 0.095f},
     {"nose_hump", &F::nose_hump, -0.03f, 0.05f},
-    {"mouth_y", &F::mouth_y, -0.640f, -0.505f},
-    {"mouth_width", &F::mouth_width, 0.180f, 0.315f},
-    {"upper_lip", &F::upper_lip, 0.040f, 0.090f},
-    {"lower_lip", &F::lower_lip, 0.055f, 0.115f},
+    {"mouth_y", &F::mouth_y, -0.645f, -0.500f},
+    {"mouth_width", &F::mouth_width, 0.172f, 0.322f},
+    {"upper_lip", &F::upper_lip, 0.035f, 0.095f},
+    {"lower_lip", &F::lower_lip, 0.050f, 0.120f},
     {"lip_out", &F::lip_out, 0.0f, 0.06f},
     {"lip_dark", &F::lip_dark, 0.55f, 0.95f},
     {"lip_bow", &F::lip_bow, 0.0f, 1.0f},
     {"lip_curve", &F::lip_curve, -0.020f, 0.020f},
     {"ear_size", &F::ear_size, 0.17f, 0.27f},
     {"ear_out", &F::ear_out, 0.05f, 0.22f},
-    {"skin_tone", &F::skin_tone, 0.06f, 0.66f},
+    {"skin_tone", &F::skin_tone, 0.030f, 0.720f},
     {"skin_warmth", &F::skin_warmth, -0.5f, 0.5f},
     {"freckles", &F::freckles, -0.6f, 0.8f},
     {"blush", &F::blush, 0.0f, 1.0f},
@@ -88,8 +88,8 @@ class NuisanceDraw {
     Random r = stream("view");
     constexpr float kDegree = kPi / 180;
     // Denser towards the front, as pictures of people are.
-    nuisance_.yaw = (r.chance(0.4) ? in(r, -60, 60) : in(r, -30, 30) + in(r, -25, 25)) * kDegree;
-    nuisance_.pitch = (in(r, -8, 8) + in(r, -5, 5)) * kDegree;
+    nuisance_.yaw = (r.chance(0.3) ? in(r, -60, 60) : in(r, -25, 25) + in(r, -20, 20)) * kDegree;
+    nuisance_.pitch = (in(r, -7, 7) + in(r, -5, 5)) * kDegree;
     nuisance_.roll = (in(r, -5, 5) + in(r, -3, 3)) * kDegree;
     nuisance_.shift_x = in(r, -1.8, 1.8);
     nuisance_.shift_y = in(r, -1.8, 1.8);
@@ -102,7 +102,7 @@ class NuisanceDraw {
   void draw_expression() {
     Random r = stream("expression");
     const double kind = r.uniform();
-    const float strength = in(r, 0.35, 0.9), part = in(r, 0, 1);
+    const float strength = in(r, 0.35, 0.85), part = in(r, 0, 1);
     auto& e = nuisance_.expression;
     if (r.chance(0.05)) e.closed = 1;
     if (kind < 0.40) {
@@ -140,7 +140,7 @@ class NuisanceDraw {
     Random r = stream("age");
     nuisance_.age = std::clamp(face_.age + in(r, -11, 11), 16.0f, 80.0f);
     // The growth inclines, the day decides.
-    const float growth = face_.beard_growth + in(r, -0.4, 0.4);
+    const float growth = face_.beard_growth + in(r, -0.3, 0.3);
     nuisance_.beard = smooth(0.70f, 1.0f, growth);
     nuisance_.moustache = std::max(nuisance_.beard, r.chance(0.04) ? 0.9f : 0.0f);
     if (nuisance_.beard > 0 && r.chance(0.2)) nuisance_.moustache = 0.15f;
@@ -159,7 +159,7 @@ class NuisanceDraw {
     hair.length = hair.cut == HairCut::kLong     ? in(r, -1.6, -1.0)
                   : hair.cut == HairCut::kMedium ? in(r, -0.75, -0.35)
                                                  : in(r, -0.16, 0.02);
-    hair.fringe = r.chance(0.3);
+    hair.fringe = r.chance(0.25);
     hair.volume = in(r, 0.05, hair.cut == HairCut::kShort ? 0.11 : 0.15);
     hair.sweep = in(r, -0.6, 0.6);
     hair.wave = square(in(r, 0, 1));
@@ -191,12 +191,12 @@ class NuisanceDraw {
     wear.clothes_colour = muted(r, 0.03, 0.45);
     const double glasses = r.uniform();
     wear.glasses = glasses < 0.05   ? Glasses::kDark
-                   : glasses < 0.20 ? Glasses::kClear
+                   : glasses < 0.17 ? Glasses::kClear
                                     : Glasses::kNone;
     wear.lens_width = in(r, 0.175, 0.225), wear.lens_height = in(r, 0.115, 0.175);
     wear.lens_square = in(r, 0, 1), wear.frame = in(r, 0.009, 0.022);
     wear.frame_colour = r.chance(0.5) ? Vec3{0.015f, 0.014f, 0.014f} : muted(r, 0.05, 0.3);
-    if (r.chance(0.08)) wear.hat = static_cast<Hat>(1 + r.below(3));
+    if (r.chance(0.07)) wear.hat = static_cast<Hat>(1 + r.below(3));
     wear.hat_line = in(r, 0.46, 0.58);
     wear.hat_colour = muted(r, 0.03, 0.4);
     wear.mask = r.chance(0.05);
@@ -205,17 +205,17 @@ class NuisanceDraw {
                                       {0.03f, 0.03f, 0.035f},
                                       {0.42f, 0.60f, 0.55f}};
     wear.mask_colour = kMasks[r.below(4)];
-    if (r.chance(0.06)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
+    if (r.chance(0.055)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
   }
 
   void draw_light() {
     Random r = stream("light");
     Lighting& light = nuisance_.light;
-    light.azimuth = in(r, -1.0, 1.0), light.elevation = in(r, 0.0, 0.85);
-    light.key = in(r, 0.45, 1.0), light.fill = in(r, 0.02, 0.25), light.ambient = in(r, 0.26, 0.5);
+    light.azimuth = in(r, -0.95, 0.95), light.elevation = in(r, 0.0, 0.8);
+    light.key = in(r, 0.45, 0.95), light.fill = in(r, 0.05, 0.25), light.ambient = in(r, 0.30, 0.5);
     const float warm = in(r, -1, 1), green = in(r, -0.04, 0.04);
     light.tint = {1 + 0.13f * warm, 1 + green, 1 - 0.17f * warm};
-    light.gain = std::exp(in(r, -0.26, 0.22));
+    light.gain = std::exp(in(r, -0.24, 0.20));
     light.gamma = std::exp(in(r, -0.14, 0.14));
     light.saturation = in(r, 0.75, 1.2);
     if (r.chance(0.04)) light.saturation = 0;
@@ -224,8 +224,8 @@ class NuisanceDraw {
   void draw_capture() {
     Random r = stream("capture");
     nuisance_.background = true;
-    nuisance_.blur = in(r, 0, 0.7);
-    nuisance_.noise = in(r, 0, 5.5);
+    nuisance_.blur = in(r, 0, 0.65);
+    nuisance_.noise = in(r, 0, 5);
     if (r.chance(0.15)) nuisance_.resolution = in(r, 0.45, 0.9);
     nuisance_.jpeg_quality = static_cast<int>(r.below(39)) + 60;
   }

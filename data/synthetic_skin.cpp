@@ -38,10 +38,8 @@ Shaded Shader::shade_face(const Vertex& vertex, Vec3 view, float lit) const {
 void Shader::add_complexion(const Vertex& vertex, Feature& feature) const {
   const FaceIdentity& face = head_.face();
   const float x = 0.75f * vertex.u, y = vertex.position.y, ax = std::abs(vertex.position.x);
-  const float wide = noise(5.3f * x + 3, 5.3f * y), pores = noise(34 * x, 34 * y);
-  const float blotch = noise(13 * x + 60, 13 * y);
-  const float mottle =
-      0.09f * (wide - 0.5f) + 0.07f * (blotch - 0.5f) + (0.07f + 0.06f * aged_) * (pores - 0.5f);
+  const float wide = noise(6.3f * x + 3, 6.3f * y), pores = noise(34 * x, 34 * y);
+  const float mottle = 0.11f * (wide - 0.5f) + (0.08f + 0.06f * aged_) * (pores - 0.5f);
   feature.albedo = feature.albedo * (1 + mottle);
   feature.gloss *= 0.55f + 0.9f * pores * (0.6f + 0.6f * wide);
   // Blood shows in cheeks, nose and chin.
@@ -51,11 +49,12 @@ void Shader::add_complexion(const Vertex& vertex, Feature& feature) const {
   const float red =
       (0.15f + 0.30f * face.blush) * (cheeks + 0.8f * nose + 0.4f * chin) + 0.08f * (wide - 0.5f);
   feature.albedo = feature.albedo * Vec3{1 + 0.12f * red, 1 - 0.42f * red, 1 - 0.38f * red};
-  if (face.freckles > 0) {
-    const float spot = smooth(0.66f, 0.82f, noise(27 * x + 11, 27 * y)) * (cheeks + 0.7f * nose);
-    feature.albedo = feature.albedo * (1 - 0.38f * face.freckles * spot);
+  const float freckled = std::max(face.freckles, 0.0f) * (cheeks + 0.7f * nose);
+  if (freckled > 0) {
+    const float spot = freckled * smooth(0.66f, 0.82f, noise(27 * x + 11, 27 * y));
+    feature.albedo = feature.albedo * (1 - 0.38f * spot);
   }
-  if (aged_ > 0) {  // age spots
+  if (aged_ > 0.2f) {  // age spots
     const float spot = smooth(0.74f, 0.86f, noise(9 * x + 40, 9 * y)) * aged_;
     feature.albedo = feature.albedo * Vec3{1 - 0.16f * spot, 1 - 0.22f * spot, 1 - 0.25f * spot};
   }
@@ -236,7 +235,7 @@ void Shader::add_eye(const Vertex& vertex, Vec3 view, float lit, Shaded& shaded)
   dark = std::max(dark, 0.88f * ends * bump((y - upper - 0.006f) / (0.013f + 0.5f * pixel_), 0));
   dark = std::max(dark, 0.34f * ends * bump((y - lower + 0.004f) / (0.009f + 0.4f * pixel_), 0));
   shaded.colour = mix(shaded.colour, brow_ * 0.25f, dark);
-  if (std::abs(s) >= 1) return;
+  if (std::abs(s) >= 1 || head_.expression().closed > 0.5f) return;
   const float inside = smooth(-0.4f * pixel_, 0.5f * pixel_, std::min(upper - y, y - lower));
   if (inside <= 0) return;
   const float side = x < 0 ? -1.0f : 1.0f;

@@ -82,7 +82,8 @@ float HairShape::thickness(float theta, float y, float to_end) const {
 }
 
 GridMesh HairShape::mesh(const HeadShape& head) const {
-  GridMesh mesh(Material::kHair, 24, 73, true);
+  // The inner side of short hair is never seen.
+  GridMesh mesh(Material::kHair, 22, 65, style_.length < -0.3f);
   std::vector<float> ends(mesh.columns), sines(mesh.columns), cosines(mesh.columns);
   const auto angle_of = [&](int column) {
     return 2 * kPi * (static_cast<float>(column) / (mesh.columns - 1) - 0.5f);

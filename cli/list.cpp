@@ -5,7 +5,7 @@
 
 #include "cli/commands.h"
 #include "data/sampler.h"
-#include "data/source_registry.h"
+#include "data/source.h"
 #include "data/transform.h"
 #include "export/exporter.h"
 #include "losses/margin.h"

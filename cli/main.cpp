@@ -2,11 +2,24 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
+#include <string>
 
 #include "cli/commands.h"
 #include "comm/world.h"
 #include "core/check.h"
 #include "core/log.h"
+
+namespace facetrain {
+namespace {
+
+// One message from one rank, and the whole job ends.
+[[noreturn]] void fail(const std::string& message) {
+  std::fflush(stdout);
+  fail_world(1, log_size() > 1 ? fmt::format("[rank {}] {}", log_rank(), message) : "facetrain: " + message);
+}
+
+}  // namespace
+}  // namespace facetrain
 
 int main(int argc, char** argv) {
   using namespace facetrain;
@@ -31,14 +44,9 @@ int main(int argc, char** argv) {
   } catch (const ExitCode& code) {
     return code.value;
   } catch (const Error& error) {
-    std::fflush(stdout);
-    if (log_size() > 1) fmt::print(stderr, "[rank {}] {}: {}\n", log_rank(), error.place(), error.what());
-    else fmt::print(stderr, "facetrain: {}: {}\n", error.place(), error.what());
-    abort_world(1);
+    fail(fmt::format("{}: {}", error.place(), error.what()));
   } catch (const std::exception& error) {
-    std::fflush(stdout);
-    fmt::print(stderr, "[rank {}] {}\n", log_rank(), error.what());
-    abort_world(1);
+    fail(error.what());
   }
   return 0;
 }

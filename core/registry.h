@@ -20,6 +20,7 @@ class Registry {
   struct Entry {
     std::string name, meaning;
     std::vector<FieldInfo> fields;
+    std::vector<std::string> sections;  // T::kSections: other root sections that T reads, if it says so
     std::function<std::shared_ptr<Product>(const Config&, Context...)> create;
     std::function<void(const Config&)> resolve;  // checks a section and fills in its defaults, makes nothing
   };
@@ -34,7 +35,9 @@ class Registry {
   bool add(const std::string& name, const std::string& meaning) {
     for (const auto& entry : entries_)
       FT_CHECK(entry.name != name, "two {}s register the name '{}'", Product::kKind, name);
-    entries_.push_back({name, meaning, list_fields<Options>(),
+    std::vector<std::string> sections;
+    if constexpr (requires { T::kSections; }) sections.assign(std::begin(T::kSections), std::end(T::kSections));
+    entries_.push_back({name, meaning, list_fields<Options>(), std::move(sections),
                         [](const Config& section, Context... context) -> std::shared_ptr<Product> {
                           return std::make_shared<T>(section.template as<Options>(), context...);
                         },
@@ -49,6 +52,8 @@ class Registry {
   }
   void resolve(const Config& section) const { find(section).resolve(section); }
   const std::vector<Entry>& entries() const { return entries_; }
+  // The entry that the section's `name:` asks for.
+  const Entry& entry(const Config& section) const { return find(section); }
   std::vector<std::string> names() const {
     std::vector<std::string> all;
     for (const auto& entry : entries_) all.push_back(entry.name);

@@ -18,6 +18,7 @@
 #include "data/batch.h"
 #include "data/loader.h"
 #include "data/source.h"
+#include "eval/pairs.h"
 #include "models/backbone.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
@@ -50,7 +51,7 @@ struct RecipeContext {
 struct EvaluationSet {
   std::string name;
   std::shared_ptr<const Source> source;
-  std::string pairs;  // pair list
+  PairList pairs;  // rows of the source
   bool flip = true;
 };
 
@@ -58,6 +59,8 @@ class Recipe : public torch::nn::Module {
  public:
   static constexpr const char* kKind = "recipe";
 
+  // Label columns that its batches must carry.
+  virtual std::vector<std::string> columns() const { return {"identity"}; }
   // **Collective** allowed. Once a step, with all of this rank's micro-batches, before the first forward.
   virtual void prepare(std::span<const Batch>, const Progress&) {}
   // This rank's units of each loss term over all micro-batches of the step; a term that is not named here counts rows.

@@ -5,6 +5,7 @@
 #include "comm/world.h"
 #include "core/durable_file.h"
 #include "core/log.h"
+#include "eval/pair_set.h"
 #include "models/layers.h"
 
 namespace facetrain {
@@ -56,7 +57,8 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
     FT_CHECK(!options.path.empty() && !options.pairs.empty(), "{}: an evaluation set wants `path` and `pairs`", place);
     FT_CHECK(fs::exists(options.pairs), "{}: there is no pair list '{}'", place, options.pairs);
     const std::string name = options.name.empty() ? fs::path(options.path).filename().string() : options.name;
-    sets.push_back({name, open_source(options.path, images), options.pairs, options.flip});
+    PairSet set = open_pair_set(options.path, options.pairs, images);
+    sets.push_back({name, std::move(set.source), std::move(set.pairs), options.flip});
   }
   return sets;
 }
@@ -80,12 +82,12 @@ struct Stream {
   std::unique_ptr<Loader> loader;
 };
 
-Stream open_stream(const Config& section, const DataOptions& data, int64_t image_size, const RunOptions& options,
+Stream open_stream(const Config& section, const DataOptions& data, const ImageOptions& images, const RunOptions& options,
                    Communicator& comm, const c10::Device& device) {
   Stream stream;
   SamplerInput input;
   const auto sets = parse_sets(section.section("train"));
-  stream.sets = open_sets(sets, {image_size, data.fit});
+  stream.sets = open_sets(sets, images);
   for (const auto& set : sets)
     if (set.weight > 0) input.weights.push_back(set.weight);
   input.sets = stream.sets;
@@ -207,12 +209,12 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
 
   // The classifier follows the data's identities, and the data's image size follows the network.
   const Config data = config.section("data");
-  const int64_t identities = count_identities(open_sets(parse_sets(data.section("train")), {0, options.data.fit}));
+  const int64_t identities = count_identities(open_sets(parse_sets(data.section("train")), ImageOptions{0, options.data.fit, {}}));
   const RecipeContext context{config, comm, device, options.seed, identities, options.data.size,
                               Normalization::parse(data.section("normalize"))};
   const auto recipe = Recipes::get().create(config.section("recipe"), context);
-  const int64_t image_size = recipe->exported().image_size();
-  Stream stream = open_stream(data, options.data, image_size, options, comm, device);
+  const ImageOptions images{recipe->exported().image_size(), options.data.fit, recipe->columns()};
+  Stream stream = open_stream(data, options.data, images, options, comm, device);
   recipe->to(device);
   to_dtype(*recipe, parameter_type(precision));
   to_channels_last(*recipe);
@@ -232,7 +234,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   loop.keep_best = options.checkpoint.keep_best;
   loop.config = resolved;
 
-  const auto sets = open_evaluation_sets(config.section("eval").section("sets"), {image_size, options.data.fit});
+  const auto sets = open_evaluation_sets(config.section("eval").section("sets"), images);
   prepare_run_folder(options, request.resume, resolved, comm);
   print_banner(options, config, stream, *recipe, parameters, place.description, loop.total_steps);
   if (request.verbose) print_groups(*optimizer, parameters);

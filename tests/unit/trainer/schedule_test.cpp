@@ -1,0 +1,48 @@
+#include "trainer/schedule.h"
+
+#include <gtest/gtest.h>
+
+namespace facetrain {
+namespace {
+
+double factor(const std::string& yaml, int64_t step, int64_t total, double steps_per_epoch = 10) {
+  return Schedules::get().create(Config::parse(yaml))->factor({step, total, steps_per_epoch});
+}
+
+TEST(Schedule, PolyFallsLinearlyFromOneToZero) {
+  EXPECT_DOUBLE_EQ(factor("name: poly", 0, 100), 1);
+  EXPECT_DOUBLE_EQ(factor("name: poly", 25, 100), 0.75);
+  EXPECT_DOUBLE_EQ(factor("name: poly", 99, 100), 0.01);
+}
+
+TEST(Schedule, WarmupRisesInStepsOrEpochsAndThenTheShapeStarts) {
+  EXPECT_DOUBLE_EQ(factor("{name: poly, warmup: 4}", 0, 104), 0.25);
+  EXPECT_DOUBLE_EQ(factor("{name: poly, warmup: 4}", 3, 104), 1);
+  EXPECT_DOUBLE_EQ(factor("{name: poly, warmup: 4}", 4, 104), 1);
+  EXPECT_DOUBLE_EQ(factor("{name: poly, warmup: 4}", 54, 104), 0.5);
+  EXPECT_DOUBLE_EQ(factor("{name: constant, warmup: '2 epochs'}", 9, 100), 0.5);
+}
+
+TEST(Schedule, CosineEndsAtFinal) {
+  EXPECT_NEAR(factor("{name: cosine, final: 0.1}", 50, 100), 0.55, 1e-12);
+  EXPECT_NEAR(factor("{name: cosine, final: 0.1}", 100, 100), 0.1, 1e-12);
+}
+
+TEST(Schedule, StepDropsAtMilestones) {
+  const std::string yaml = "{name: step, milestones: ['3 epochs', 50], gamma: 0.5}";
+  EXPECT_DOUBLE_EQ(factor(yaml, 29, 100), 1);
+  EXPECT_DOUBLE_EQ(factor(yaml, 30, 100), 0.5);
+  EXPECT_DOUBLE_EQ(factor(yaml, 50, 100), 0.25);
+}
+
+TEST(Schedule, EveryRegisteredScheduleStaysWithinZeroAndOne) {
+  for (const auto& name : Schedules::get().names())
+    for (int64_t step = 0; step < 100; ++step) {
+      const double value = factor("{name: " + name + ", warmup: 7}", step, 100);
+      EXPECT_GE(value, 0) << name << step;
+      EXPECT_LE(value, 1) << name << step;
+    }
+}
+
+}  // namespace
+}  // namespace facetrain

@@ -190,18 +190,20 @@ class ConfigReader {
   void operator()(const char* name, std::string& value, const Choices& choices, const char*) {
     config_detail::check_choice(*field(name, value), value, choices);
   }
-  // Throws if the section has keys that no field declared.
+  // Throws if the section has keys that no field declared. `name` is one where somebody asked Config::name() for it.
   void finish() const {
-    for (const auto& [key, value] : node_->map)
-      if (std::find(known_.begin(), known_.end(), key) == known_.end())
+    for (const auto& [key, value] : node_->map) {
+      const bool chosen_by_name = key == "name" && value->used;
+      if (!chosen_by_name && std::find(known_.begin(), known_.end(), key) == known_.end())
         config_detail::unknown_keys(*node_, known_);
+    }
   }
 
  private:
   template <class T>
   ConfigNodePtr field(const char* name, T& value);
   ConfigNodePtr node_;
-  std::vector<std::string> known_{"name"};
+  std::vector<std::string> known_;
 };
 
 // The visitor that only lists the fields of an option struct with their defaults.

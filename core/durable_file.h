@@ -1,10 +1,32 @@
-// Small files and renames that survive a power cut: written under a temporary name, fsynced, renamed, folder fsynced.
+// Files and renames that survive a power cut: written under a temporary name, fsynced, renamed,
+// folder fsynced.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
 namespace facetrain {
+
+// A file that appears under its name complete, or not at all: without publish() nothing is left
+// behind. All failures throw with the name of the file (unwritable folder, disk full, read-only).
+class DurableFile {
+ public:
+  explicit DurableFile(const std::filesystem::path& target);
+  ~DurableFile();
+  DurableFile(const DurableFile&) = delete;
+  DurableFile& operator=(const DurableFile&) = delete;
+  // `bytes` of any number at `offset`, straight from memory.
+  void write(const void* data, uint64_t bytes, uint64_t offset);
+  // On disk before it has its name, and the name on disk before anyone relies on it.
+  void publish();
+
+ private:
+  void check(bool ok, const char* action) const;
+  std::filesystem::path target_, temporary_;
+  int descriptor_ = -1;
+  bool published_ = false;
+};
 
 // Replaces `file` by `content`, all or nothing. Throws with the file's name.
 void write_file_durably(const std::filesystem::path& file, const std::string& content);

@@ -18,6 +18,7 @@
 
 #include "core/check.h"
 #include "core/config.h"
+#include "core/durable_file.h"
 
 namespace facetrain {
 namespace {
@@ -67,55 +68,15 @@ class Descriptor {
   int id_;
 };
 
-// A file under construction: removed again unless publish() gave it its name.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::filesystem::path& target)
-      : target_(target),
-        path_(target.string() + fmt::format(".{}.tmp", ::getpid())),
-        file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
-    check(file_ >= 0, "create");
-  }
-  ~TemporaryFile() {
-    if (!published_ && file_ >= 0) ::unlink(path_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  void write(const void* data, uint64_t bytes, uint64_t offset) {
-    const char* from = static_cast<const char*>(data);
-    while (bytes > 0) {
-      const ssize_t done = ::pwrite(file_, from, std::min<uint64_t>(bytes, kMaxTransfer),
-                                    static_cast<off_t>(offset));
-      if (done < 0 && errno == EINTR) continue;
-      check(done > 0, "write");
-      from += done;
-      offset += static_cast<uint64_t>(done);
-      bytes -= static_cast<uint64_t>(done);
-    }
-  }
-
-  // On disk before it has its name, and the name on disk before anyone relies on it.
-  void publish() {
-    check(::fsync(file_) == 0, "write");
-    check(::rename(path_.c_str(), target_.c_str()) == 0, "rename");
-    published_ = true;
-    const auto folder = target_.has_parent_path() ? target_.parent_path() : ".";
-    const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    check(directory >= 0 && ::fsync(directory) == 0, "write the folder of");
-  }
-
- private:
-  void check(bool ok, const char* action) const {
-    FT_CHECK(ok, "cannot {} {}: {}; check the folder, its rights and the free space", action,
-             target_.string(), std::strerror(errno));
-  }
-  std::filesystem::path target_, path_;
-  Descriptor file_;
-  bool published_ = false;
-};
-
 uint64_t round_up(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+std::string to_json(const Json& header) {
+  try {
+    return header.dump();
+  } catch (const Json::exception& error) {  // JSON takes UTF-8 only
+    FT_FAIL("a tensor's name or the metadata cannot be written: {}", error.what());
+  }
+}
 
 // The header's length, the JSON and its padding, as one block. Tensors follow each other without
 // gaps, as the public reader demands.
@@ -133,7 +94,7 @@ std::string header_block(const NamedTensors& tensors, const Metadata& metadata) 
                     {"data_offsets", {offset, end}}};
     offset = end;
   }
-  const std::string json = header.dump();
+  const std::string json = to_json(header);
   const uint64_t length = round_up(sizeof(uint64_t) + json.size()) - sizeof(uint64_t);
   FT_CHECK(length <= kMaxHeader, "{} tensors need a header of {} bytes; readers accept {}",
            tensors.size(), length, kMaxHeader);
@@ -264,7 +225,7 @@ Json parse_header(const std::string& text, const std::filesystem::path& path) {
 void save_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
                       const Metadata& metadata) {
   const std::string header = header_block(tensors, metadata);
-  TemporaryFile out(file);
+  DurableFile out(file);
   out.write(header.data(), header.size(), 0);
   uint64_t offset = header.size();
   for (const auto& [name, tensor] : tensors) {

@@ -1,0 +1,309 @@
+#include "losses/classifier_pass.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace facetrain {
+namespace {
+
+constexpr double kSmallestNorm = 1e-12;
+
+bool is_reduced(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
+
+// The part of [B, ...] that belongs to this rank's rows.
+at::Tensor own_rows(const at::Tensor& all, const std::vector<int64_t>& counts, int rank) {
+  return all.narrow(0, std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}),
+                    counts[rank]);
+}
+
+// a b, where an undefined b is zero.
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (!b.defined() || !a.defined()) return;
+  sum = sum.defined() ? sum + a * b : a * b;
+}
+
+}  // namespace
+
+// Buffers of one chunk, made once and used for all: the chunk's rows as factors of GEMMs, its
+// cosines, its gradients.
+struct ClassifierPass::Workspace {
+  Workspace(const ClassifierPass& pass, bool gradients)
+      : pass_(pass),
+        group_(pass.rule_.rows_per_class),
+        batch_(pass.factors_.size(0)),
+        dim_(pass.shard_.weight.size(1)) {
+    const auto sums = pass.features_.options(), products = pass.factors_.options();
+    narrow_ = products.dtype() != sums.dtype();
+    const int64_t wide = static_cast<int64_t>(pass.features_.element_size());
+    const int64_t factor = static_cast<int64_t>(pass.factors_.element_size());
+    const int64_t of_rows = dim_ * (factor + (gradients ? wide : 0));
+    const int64_t of_cosines = batch_ * (wide + (gradients && narrow_ ? factor : 0));
+    const int64_t of_groups = group_ > 1 ? batch_ * (2 * wide + 8) : 0;
+    const int64_t per_class = group_ * (of_rows + of_cosines) + of_groups;
+    const int64_t all = std::max<int64_t>(1, pass.shard_.step_classes());
+    size_ = std::clamp<int64_t>(pass.workspace_bytes_ / per_class / 16 * 16,
+                                std::min<int64_t>(16, all), all);
+    unit_ = at::empty({size_ * group_, dim_}, products);
+    inverse_ = at::empty({size_ * group_}, sums);
+    cosines_ = at::empty({batch_ * size_ * group_}, sums);
+    if (!gradients) return;
+    if (narrow_) gradient_ = at::empty({batch_ * size_ * group_}, products);
+    unit_gradient_ = at::empty({size_ * group_, dim_}, sums);
+  }
+
+  // Calls body for the chunks of the list of classes, after filling in unit() and inverse().
+  template <class Body>
+  void for_chunks(Body body) {
+    const int64_t all = pass_.shard_.step_classes();
+    for (first_ = 0; first_ < all; first_ += size_) {
+      count_ = std::min(size_, all - first_);
+      unit_rows(pass_.shard_.weight, range(), pass_.rule_.normalise, unit(), inverse());
+      body();
+    }
+  }
+  // Cosines (or products) of the chunk [B, n], the largest of each class's rows.
+  at::Tensor cosines() {
+    const at::Tensor all =
+        cosines_.narrow(0, 0, batch_ * count_ * group_).view({batch_, count_ * group_});
+    matmul(pass_.factors_, unit().t(), all, false);
+    if (group_ == 1) return pass_.shard_.bias.defined() ? at::Tensor(all).add_(bias()) : all;
+    auto [largest, which] = all.view({batch_, count_, group_}).max(2);
+    which_ = which;
+    return pass_.shard_.bias.defined() ? largest.add_(bias()) : largest;
+  }
+  // Where the gradient by the cosines goes; may be the cosines' own place.
+  at::Tensor gradient_for(const at::Tensor& cosines) {
+    return narrow_ ? gradient_.narrow(0, 0, batch_ * count_).view({batch_, count_}) : cosines;
+  }
+  // [B, n] to [B, K n]: each class's gradient goes to the row that was the largest.
+  at::Tensor by_rows(const at::Tensor& gradient) const {
+    if (group_ == 1) return gradient;
+    return at::zeros({batch_, count_, group_}, gradient.options())
+        .scatter_(2, which_.unsqueeze(2), gradient.unsqueeze(2))
+        .view({batch_, count_ * group_});
+  }
+  // Gradient of the chunk's rows, from [B, K n].
+  void write_gradient(const at::Tensor& gradient, const at::Tensor& all_rows, bool accumulate) {
+    const at::Tensor to = all_rows.narrow(0, first_ * group_, count_ * group_);
+    if (!pass_.rule_.normalise) return matmul(gradient.t(), pass_.factors_, to, accumulate);
+    const at::Tensor by_unit = unit_gradient_.narrow(0, 0, count_ * group_);
+    matmul(gradient.t(), pass_.factors_, by_unit, false);
+    project_rows(pass_.shard_.weight, range(), inverse(), by_unit, to, accumulate);
+  }
+
+  at::Tensor unit() const { return unit_.narrow(0, 0, count_ * group_); }
+  at::Tensor inverse() const { return inverse_.narrow(0, 0, count_ * group_); }
+  at::Tensor bias() const {
+    const at::Tensor& bias = pass_.shard_.bias;
+    const at::Tensor& ids = pass_.shard_.sampled;
+    return ids.defined() ? bias.index_select(0, ids.narrow(0, first_, count_))
+                         : bias.narrow(0, first_, count_);
+  }
+  RowRange range() const { return {pass_.shard_.sampled, first_ * group_, group_}; }
+  int64_t first() const { return first_; }
+  int64_t count() const { return count_; }
+
+ private:
+  const ClassifierPass& pass_;
+  int64_t group_, batch_, dim_, size_, first_ = 0, count_ = 0;
+  bool narrow_;
+  at::Tensor unit_, inverse_, cosines_, gradient_, unit_gradient_, which_;
+};
+
+ClassifierPass::ClassifierPass(ClassShard shard, Margin& margin, Communicator& comm,
+                               MarginInput input, at::Tensor shared_bias, int64_t workspace_bytes)
+    : shard_(std::move(shard)),
+      margin_(margin),
+      comm_(comm),
+      input_(std::move(input)),
+      rule_(margin.rule()),
+      shared_bias_(std::move(shared_bias)),
+      workspace_bytes_(workspace_bytes) {}
+
+kernels::RowRule ClassifierPass::row_rule() const {
+  return {rule_.negative,   rule_.reduction,  rule_.negative_a,
+          rule_.negative_b, rule_.gate_slope, rule_.gate_centre};
+}
+
+void ClassifierPass::gather(const at::Tensor& embeddings, const at::Tensor& labels,
+                            const at::Tensor& positions) {
+  embedding_type_ = embeddings.scalar_type();
+  const at::ScalarType type = shard_.weight.scalar_type();
+  FT_CHECK(embedding_type_ != at::kDouble || type == at::kDouble,
+           "the classifier's rows are fp32 but the embeddings fp64; convert the classifier too: "
+           "to(torch::kFloat64)");
+  counts_ = gather_counts(embeddings.size(0), comm_);
+  const at::Tensor all =
+      gather_rows_detached(embeddings.detach().contiguous(), counts_, comm_).to(type);
+  const at::Tensor ids =
+      gather_rows_detached(at::stack({labels, positions}, 1).contiguous(), counts_, comm_);
+  input_.label = ids.select(1, 0).contiguous();
+  input_.position = ids.select(1, 1).contiguous();
+  input_.norm = at::linalg_vector_norm(all, 2, at::IntArrayRef{1});
+  features_ = rule_.normalise ? all / input_.norm.clamp_min(kSmallestNorm).unsqueeze(1) : all;
+  const bool narrow =
+      is_reduced(embedding_type_) && type == at::kFloat && has_fast_bf16(shard_.weight.device());
+  factors_ = narrow ? features_.to(at::kBFloat16) : features_;
+}
+
+// Products of each row with the class rows of its target [B]; what another rank owns is computed
+// with some row of ours and left out by the caller, so that no count has to come back from a
+// device.
+at::Tensor ClassifierPass::target_products() const {
+  const int64_t batch = features_.size(0), group = rule_.rows_per_class;
+  if (shard_.classes.size() == 0) return at::zeros({batch}, features_.options());
+  const at::Tensor local =
+      (input_.label - shard_.classes.begin).clamp(0, shard_.classes.size() - 1);
+  const at::Tensor places = local.unsqueeze(1) * group + at::arange(group, local.options());
+  at::Tensor rows = shard_.weight.index_select(0, places.view({-1})).view({batch, group, -1});
+  if (rule_.normalise)
+    rows =
+        rows / at::linalg_vector_norm(rows, 2, at::IntArrayRef{2}, true).clamp_min(kSmallestNorm);
+  const at::Tensor products = (rows * features_.unsqueeze(1)).sum(2).amax(1);
+  return shard_.bias.defined() ? products + shard_.bias.index_select(0, local) : products;
+}
+
+void ClassifierPass::find_targets() {
+  const at::Tensor local = input_.label - shard_.classes.begin;
+  owned_ = local.ge(0).logical_and(local.lt(shard_.classes.size()));
+  at::Tensor place = local;
+  if (shard_.sampled.defined() && shard_.sampled.size(0) > 0) {
+    place = at::searchsorted(shard_.sampled, local).clamp_max(shard_.sampled.size(0) - 1);
+    owned_ = owned_.logical_and(shard_.sampled.index_select(0, place).eq(local));
+  } else if (shard_.sampled.defined()) {
+    owned_ = at::zeros_like(owned_);
+  }
+  rows_.target = at::where(owned_, place, at::full_like(place, -1));
+  const at::Tensor none = at::zeros_like(input_.norm);
+  const at::Tensor found =
+      at::stack({at::where(owned_, target_products(), none), owned_.to(none.scalar_type())});
+  comm_.all_reduce(found, ReduceOp::kSum).wait();
+  // A target that nobody owns makes the loss non-finite: the step is skipped instead of being
+  // wrong.
+  input_.target = at::where(found[1] == 1, found[0], at::full_like(none, NAN));
+}
+
+// Sums over the negatives of all ranks.
+RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVectors& rows,
+                                      bool weights, bool values) {
+  RowSums sums = RowSums::start(features_.size(0), features_.options());
+  if (!weights) sums.weight_sum.reset();
+  if (!values) sums.value_sum.reset();
+  Workspace space(*this, false);
+  space.for_chunks([&] { add_row_sums(space.cosines(), space.first(), rule, rows, sums); });
+  std::vector<at::Tensor> parts{sums.maximum, sums.sum};
+  if (weights) parts.push_back(sums.weight_sum);
+  if (values) parts.push_back(sums.value_sum);
+  const at::Tensor mine = at::stack(parts);
+  const at::Tensor all = at::empty({comm_.size(), mine.size(0), mine.size(1)}, mine.options());
+  comm_.all_gather(all, mine).wait();
+  int64_t next = 0;
+  const auto part = [&](bool there) { return there ? all.select(1, next++) : at::Tensor(); };
+  RowSums of_ranks{part(true), part(true), part(weights), part(values)};
+  return join_row_sums(of_ranks, rule.reduction);
+}
+
+void ClassifierPass::run_prepass() {
+  if (rule_.prepass == Prepass::kNone) return;
+  const at::Tensor parameter = margin_.prepass_parameter(input_).contiguous();
+  if (rule_.prepass == Prepass::kLogSumExp) {
+    RowVectors rows;
+    rows.scale = parameter;
+    rows.target = rows_.target;
+    input_.prepass_sum = negative_log_sum(sum_negatives({}, rows, false, false));
+    return;
+  }
+  const at::Tensor both = at::zeros({2, features_.size(0)}, features_.options());
+  Workspace space(*this, false);
+  space.for_chunks([&] {
+    add_selected(space.cosines(), space.first(), parameter, rows_.target, both[0], both[1]);
+  });
+  comm_.all_reduce(both, ReduceOp::kSum).wait();
+  input_.prepass_sum = both[0];
+  input_.prepass_count = both[1];
+}
+
+at::Tensor ClassifierPass::forward(const at::Tensor& embeddings, const at::Tensor& labels,
+                                   const at::Tensor& positions) {
+  gather(embeddings, labels, positions);
+  find_targets();
+  run_prepass();
+  margin_output_ = margin_.apply(input_);
+  rows_.scale = margin_output_.scale.contiguous();
+  rows_.p0 = margin_output_.p0;
+  rows_.p1 = margin_output_.p1;
+  if (shared_bias_.defined())
+    rows_.shift =
+        shared_bias_.detach().to(features_.scalar_type()).expand({features_.size(0)}).contiguous();
+  const RowSums sums = sum_negatives(row_rule(), rows_, shared_bias_.defined(),
+                                     margin_output_.dscale_dnorm.defined());
+  row_ = row_loss(rule_, margin_output_, sums, rows_.shift);
+  // Zero, or NaN where the norm is not finite: an infinite norm would make finite cosines of zero.
+  at::Tensor losses = row_.loss + (input_.norm - input_.norm);
+  if (margin_output_.penalty.defined()) losses = losses + margin_output_.penalty;
+  return own_rows(losses, counts_, comm_.rank()).clone();
+}
+
+// Σ over this rank's classes of gradient by cosine times unit row [B, D]; writes the shard's
+// gradient on the way.
+at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
+                                                const ShardGradient& to) {
+  const at::Tensor coefficient = (row_weight * row_.coefficient).contiguous();
+  const at::Tensor by_target = (row_weight * row_.dphi * margin_output_.dphi_dcos).contiguous();
+  const at::Tensor by_features = at::zeros_like(features_);
+  Workspace space(*this, true);
+  space.for_chunks([&] {
+    const at::Tensor cosines = space.cosines();
+    const at::Tensor by_class = space.gradient_for(cosines);
+    row_gradients(cosines, by_class, space.first(), row_rule(), rows_, coefficient, row_.log_sum,
+                  by_target);
+    const at::Tensor by_row = space.by_rows(by_class);
+    matmul(by_row, space.unit(), by_features, true);
+    if (to.weight.defined()) space.write_gradient(by_row, to.weight, to.accumulate);
+    if (to.bias.defined()) {
+      const at::Tensor sum = by_class.sum(at::IntArrayRef{0}, false, features_.scalar_type());
+      at::Tensor bias = to.bias.narrow(0, space.first(), space.count());
+      if (to.accumulate)
+        bias.add_(sum);
+      else
+        bias.copy_(sum);
+    }
+  });
+  return by_features;
+}
+
+// Through the normalisation, for this rank's rows.
+at::Tensor ClassifierPass::gradient_by_embeddings(const at::Tensor& by_features,
+                                                  const at::Tensor& by_norm) const {
+  const int rank = comm_.rank();
+  at::Tensor gradient = by_features;
+  const at::Tensor own = own_rows(features_, counts_, rank);
+  const at::Tensor norm =
+      own_rows(input_.norm, counts_, rank).clamp_min(kSmallestNorm).unsqueeze(1);
+  if (rule_.normalise) gradient = (gradient - own * (own * gradient).sum(1, true)) / norm;
+  if (by_norm.defined()) {
+    const at::Tensor direction = rule_.normalise ? own : own / norm;
+    gradient = gradient + direction * own_rows(by_norm, counts_, rank).unsqueeze(1);
+  }
+  return (gradient * comm_.size()).to(embedding_type_);
+}
+
+at::Tensor ClassifierPass::backward(const at::Tensor& gradient, const ShardGradient& to) {
+  const at::Tensor incoming =
+      gather_rows_detached(gradient.to(features_.scalar_type()).contiguous(), counts_, comm_);
+  const at::Tensor row_weight = incoming / comm_.size();
+  const at::Tensor by_features =
+      scatter_rows_sum(gradient_by_features(row_weight, to), counts_, comm_);
+  at::Tensor by_norm;
+  add_product(by_norm, row_.dphi, margin_output_.dphi_dnorm);
+  add_product(by_norm, row_.dscale, margin_output_.dscale_dnorm);
+  add_product(by_norm, at::ones_like(row_weight), margin_output_.dpenalty_dnorm);
+  if (by_norm.defined()) by_norm = by_norm * row_weight;
+  // Equal on all ranks, so the reducer's average leaves it exact.
+  if (shared_bias_.defined())
+    shared_bias_gradient_ =
+        (row_weight * row_.dshift).sum().reshape({1}).to(shared_bias_.scalar_type());
+  return gradient_by_embeddings(by_features, by_norm);
+}
+
+}  // namespace facetrain

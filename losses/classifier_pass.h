@@ -1,0 +1,91 @@
+// One forward of the class-sharded classifier and its backward: what ShardedClassifier does for one
+// micro-batch.
+//
+// Both walk over this rank's classes in chunks. The forward sums over the negatives; the backward
+// computes the chunk's cosines again and turns them into gradients. Memory: vectors [B], a few [B,
+// D], and the chunk's workspace; never [B, C]. Factors: with g the incoming gradient of the rows
+// (size() times the true one, comm/collectives.h), the rows' weight is g / size(); so the class
+// rows get the exact gradient, and the embeddings size() times the sum over shards.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "comm/collectives.h"
+#include "losses/margin.h"
+#include "losses/row_loss.h"
+
+namespace facetrain {
+
+// What this rank holds of the classes.
+struct ClassShard {
+  at::Tensor weight;   // [K n, D], fp32 or fp64: the type of all sums
+  at::Tensor bias;     // [n] or undefined
+  at::Tensor sampled;  // local ids of the step's classes, ascending, on the device; undefined: all
+  Slice classes;       // global ids of the n classes
+  int64_t step_classes() const { return sampled.defined() ? sampled.size(0) : classes.size(); }
+};
+
+// Where the gradients of the shard go: [K step_classes, D] and [step_classes] or undefined;
+// assigned or added to.
+struct ShardGradient {
+  at::Tensor weight, bias;
+  bool accumulate = false;
+};
+
+class ClassifierPass : public torch::CustomClassHolder {
+ public:
+  // `input` brings what does not depend on the rows (classes, step, ...). `workspace_bytes` bounds
+  // a chunk's buffers.
+  ClassifierPass(ClassShard shard, Margin& margin, Communicator& comm, MarginInput input,
+                 at::Tensor shared_bias, int64_t workspace_bytes);
+
+  // **Collective.** Losses [b] of this rank's rows; embeddings [b, D], labels and positions [b]
+  // int64.
+  at::Tensor forward(const at::Tensor& embeddings, const at::Tensor& labels,
+                     const at::Tensor& positions);
+
+  // **Collective.** From the gradient of the losses [b]: the embeddings' gradient [b, D], of their
+  // type.
+  at::Tensor backward(const at::Tensor& gradient, const ShardGradient& to);
+
+  // After forward: the gathered rows' labels, targets and norms [B], and how many each rank has.
+  const MarginInput& input() const { return input_; }
+  const std::vector<int64_t>& counts() const { return counts_; }
+  at::Tensor shared_bias_gradient() const {
+    return shared_bias_gradient_;
+  }  // after backward: [1] or undefined
+
+ private:
+  struct Workspace;
+  void gather(const at::Tensor& embeddings, const at::Tensor& labels, const at::Tensor& positions);
+  void find_targets();
+  at::Tensor target_products() const;
+  void run_prepass();
+  RowSums sum_negatives(const kernels::RowRule& rule, const RowVectors& rows, bool weights,
+                        bool values);
+  at::Tensor gradient_by_features(const at::Tensor& row_weight, const ShardGradient& to);
+  at::Tensor gradient_by_embeddings(const at::Tensor& by_features, const at::Tensor& by_norm) const;
+  kernels::RowRule row_rule() const;
+
+  ClassShard shard_;
+  Margin& margin_;
+  Communicator& comm_;
+  MarginInput input_;
+  MarginRule rule_;
+  at::Tensor shared_bias_;
+  int64_t workspace_bytes_;
+
+  std::vector<int64_t> counts_;  // rows of each rank
+  at::ScalarType embedding_type_;
+  at::Tensor features_;  // [B, D] unit vectors (or the embeddings themselves), in the sums' type
+  at::Tensor factors_;   // the same in the GEMMs' type
+  at::Tensor owned_;     // [B] bool: the target is in this rank's list
+  RowVectors rows_;
+  MarginOutput margin_output_;
+  RowLoss row_;
+  at::Tensor shared_bias_gradient_;
+};
+
+}  // namespace facetrain

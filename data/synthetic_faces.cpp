@@ -46,9 +46,10 @@ struct Model {
 
 void draw_shadow(const Model& model, ShadowMap& shadow) {
   for (const auto& mesh : model.solid) {
-    if (mesh.material != Material::kClothes) shadow.draw(mesh);
+    if (mesh.material == Material::kClothes) continue;
+    shadow.draw(mesh, mesh.material == Material::kFace ? 2 : 1);
   }
-  for (const auto& mesh : model.strands) shadow.draw(mesh);
+  for (const auto& mesh : model.strands) shadow.draw(mesh, 2);
 }
 
 void draw_model(const Model& model, const HeadShape& head, const HairShape& hair, const Wear& wear,

@@ -10,11 +10,11 @@ float NoseCurves::height(float y) const {
   if (y >= top || y <= base) return 0;
   if (y < tip) {  // the underside falls from the tip to the base
     const float t = (y - base) / (tip - base);
-    return out * t * (1.6f - 0.6f * t);
+    return out * (t * (2 - t) - 0.10f * bump((y - tip) / 0.06f, 0));
   }
   const float t = (top - y) / (top - tip);
   return out * (0.22f * smooth(0, 0.25f, t) + 0.78f * t * (0.55f + 0.45f * t * (1.6f - 0.6f * t))) +
-         hump * bump((t - 0.45f) / 0.35f, 0);
+         hump * bump((t - 0.45f) / 0.35f, 0) - 0.10f * out * bump((y - tip) / 0.06f, 0);
 }
 
 HeadShape::HeadShape(const FaceIdentity& face, const Expression& expression, float age)
@@ -127,7 +127,7 @@ float HeadShape::nose_relief(float ax, float y) const {
   const float wing_y = n.tip - 0.02f;
   z += 0.42f * n.out *
        bump((ax - 0.72f * n.width) / (0.45f * n.width + 0.01f), (y - wing_y) / 0.085f);
-  z += 0.06f * bump(ax / (0.5f * n.width + 0.02f), (y - n.tip - 0.01f) / 0.075f);
+  z += 0.045f * bump(ax / (0.6f * n.width + 0.03f), (y - n.tip - 0.015f) / 0.095f);
   return z;
 }
 

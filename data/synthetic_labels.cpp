@@ -138,7 +138,7 @@ std::vector<uint8_t> attributes(const HeadShape& head, const Nuisance& nuisance)
       nuisance.lipstick > 0,
       face.brow_thick > 0.035f,
       face.nose_width + 0.45f * face.nose_out > 0.27f,
-      face.upper_lip + face.lower_lip > 0.13f,
+      face.upper_lip + face.lower_lip > 0.165f,
       face.eye_height * face.eye_width<0.078f, face.face_width / face.face_length> 0.80f,
       nuisance.occluder != Occluder::kNone};
   static_assert(std::size(values) == std::size(kAttributes));

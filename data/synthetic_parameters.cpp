@@ -38,7 +38,7 @@ constexpr IdentityParameter kParameters[] = {
     {"brow_arch", &F::brow_arch, 0.0f, 0.05f},
     {"nose_y", &F::nose_y, -0.315f, -0.130f},
     {"nose_width", &F::nose_width, 0.080f, 0.190f},
-    {"nose_out", &F::nose_out, 0.130f, 0.370f},
+    {"nose_out", &F::nose_out, 0.130f, 0.340f},
     {"nose_up", &F::nose_up, -0.04f, 0.05f},
     {"nose_bridge", &F::nose_bridge, 0.055f, 0.095f},
     {"nose_hump", &F::nose_hump, -0.03f, 0.05f},
@@ -88,12 +88,12 @@ class NuisanceDraw {
     Random r = stream("view");
     constexpr float kDegree = kPi / 180;
     // Denser towards the front, as pictures of people are.
-    nuisance_.yaw = (r.chance(0.3) ? in(r, -60, 60) : in(r, -25, 25) + in(r, -20, 20)) * kDegree;
-    nuisance_.pitch = (in(r, -7, 7) + in(r, -5, 5)) * kDegree;
-    nuisance_.roll = (in(r, -5, 5) + in(r, -3, 3)) * kDegree;
-    nuisance_.shift_x = in(r, -1.8, 1.8);
-    nuisance_.shift_y = in(r, -1.8, 1.8);
-    nuisance_.scale = in(r, 0.965, 1.035);
+    nuisance_.yaw = (r.chance(0.2) ? in(r, -60, 60) : in(r, -24, 24) + in(r, -18, 18)) * kDegree;
+    nuisance_.pitch = (in(r, -6, 6) + in(r, -5, 5)) * kDegree;
+    nuisance_.roll = (in(r, -4, 4) + in(r, -3, 3)) * kDegree;
+    nuisance_.shift_x = in(r, -1.5, 1.5);
+    nuisance_.shift_y = in(r, -1.5, 1.5);
+    nuisance_.scale = in(r, 0.975, 1.025);
     nuisance_.distance = in(r, 6, 12);
     nuisance_.gaze_yaw = in(r, -24, 24) * kDegree;
     nuisance_.gaze_pitch = in(r, -14, 12) * kDegree;
@@ -102,10 +102,10 @@ class NuisanceDraw {
   void draw_expression() {
     Random r = stream("expression");
     const double kind = r.uniform();
-    const float strength = in(r, 0.35, 0.85), part = in(r, 0, 1);
+    const float strength = in(r, 0.35, 0.8), part = in(r, 0, 1);
     auto& e = nuisance_.expression;
     if (r.chance(0.05)) e.closed = 1;
-    if (kind < 0.40) {
+    if (kind < 0.42) {
       if (part > 0.8f) e.open = in(r, 0.05, 0.4);
       e.smile = in(r, -0.02, 0.12);
     } else if (kind < 0.65) {
@@ -144,7 +144,7 @@ class NuisanceDraw {
     nuisance_.beard = smooth(0.70f, 1.0f, growth);
     nuisance_.moustache = std::max(nuisance_.beard, r.chance(0.04) ? 0.9f : 0.0f);
     if (nuisance_.beard > 0 && r.chance(0.2)) nuisance_.moustache = 0.15f;
-    if (nuisance_.beard < 0.2f && r.chance(0.14)) nuisance_.lipstick = in(r, 0.5, 1);
+    if (nuisance_.beard < 0.2f && r.chance(0.12)) nuisance_.lipstick = in(r, 0.5, 1);
   }
 
   void draw_hair() {
@@ -198,21 +198,21 @@ class NuisanceDraw {
     wear.frame_colour = r.chance(0.5) ? Vec3{0.015f, 0.014f, 0.014f} : muted(r, 0.05, 0.3);
     if (r.chance(0.07)) wear.hat = static_cast<Hat>(1 + r.below(3));
     wear.hat_line = in(r, 0.46, 0.58);
-    wear.hat_colour = muted(r, 0.03, 0.4);
+    wear.hat_colour = mix(muted(r, 0.03, 0.4), muted(r, 0.03, 0.4), 0.4f);
     wear.mask = r.chance(0.05);
     static constexpr Vec3 kMasks[] = {{0.30f, 0.52f, 0.66f},
                                       {0.75f, 0.77f, 0.78f},
                                       {0.03f, 0.03f, 0.035f},
                                       {0.42f, 0.60f, 0.55f}};
     wear.mask_colour = kMasks[r.below(4)];
-    if (r.chance(0.055)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
+    if (r.chance(0.06)) nuisance_.occluder = static_cast<Occluder>(1 + r.below(4));
   }
 
   void draw_light() {
     Random r = stream("light");
     Lighting& light = nuisance_.light;
-    light.azimuth = in(r, -0.95, 0.95), light.elevation = in(r, 0.0, 0.8);
-    light.key = in(r, 0.45, 0.95), light.fill = in(r, 0.05, 0.25), light.ambient = in(r, 0.30, 0.5);
+    light.azimuth = in(r, -0.9, 0.9), light.elevation = in(r, 0.0, 0.75);
+    light.key = in(r, 0.45, 0.85), light.fill = in(r, 0.05, 0.25), light.ambient = in(r, 0.34, 0.5);
     const float warm = in(r, -1, 1), green = in(r, -0.04, 0.04);
     light.tint = {1 + 0.13f * warm, 1 + green, 1 - 0.17f * warm};
     light.gain = std::exp(in(r, -0.24, 0.20));
@@ -226,7 +226,7 @@ class NuisanceDraw {
     nuisance_.background = true;
     nuisance_.blur = in(r, 0, 0.65);
     nuisance_.noise = in(r, 0, 5);
-    if (r.chance(0.15)) nuisance_.resolution = in(r, 0.45, 0.9);
+    if (r.chance(0.12)) nuisance_.resolution = in(r, 0.45, 0.9);
     nuisance_.jpeg_quality = static_cast<int>(r.below(39)) + 60;
   }
 

@@ -22,7 +22,13 @@ void GridMesh::compute_normals(bool flip) {
 }
 
 Camera::Camera(const Rotation& rotation, Vec3 anchor, float x, float y, float scale, float distance)
-    : rotation_(rotation), anchor_(anchor), x_(x), y_(y), scale_(scale), distance_(distance) {}
+    : rotation_(rotation),
+      anchor_(anchor),
+      position_(anchor + rotation.inverse(Vec3{0, 0, distance})),
+      x_(x),
+      y_(y),
+      scale_(scale),
+      distance_(distance) {}
 
 void Rasterizer::draw(const GridMesh& mesh) {
   draw(mesh, [](float, float, float) { return 1; });
@@ -76,17 +82,24 @@ Projected ShadowMap::project(Vec3 p) const {
           dot(p, light_)};
 }
 
-void ShadowMap::draw(const GridMesh& mesh) {
+void ShadowMap::draw(const GridMesh& mesh, int step) {
+  const int rows = (mesh.rows - 2) / step + 2, columns = (mesh.columns - 2) / step + 2;
   std::vector<Projected> projected;
-  projected.reserve(mesh.vertices.size());
-  for (const auto& vertex : mesh.vertices) projected.push_back(project(vertex.position));
+  projected.reserve(static_cast<size_t>(rows) * columns);
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < columns; ++column) {
+      const Vertex& vertex =
+          mesh.at(std::min(row * step, mesh.rows - 1), std::min(column * step, mesh.columns - 1));
+      projected.push_back(project(vertex.position));
+    }
+  }
   const auto store = [&](int index, float, float, float z) {
     if (z > nearness_[index]) nearness_[index] = z;
   };
-  for (int row = 0; row + 1 < mesh.rows; ++row) {
-    for (int column = 0; column + 1 < mesh.columns; ++column) {
-      const Projected* top = &projected[row * mesh.columns + column];
-      const Projected* bottom = top + mesh.columns;
+  for (int row = 0; row + 1 < rows; ++row) {
+    for (int column = 0; column + 1 < columns; ++column) {
+      const Projected* top = &projected[row * columns + column];
+      const Projected* bottom = top + columns;
       raster::triangle(top[0], bottom[0], top[1], kSide, mesh.two_sided, store);
       raster::triangle(top[1], bottom[0], bottom[1], kSide, mesh.two_sided, store);
     }

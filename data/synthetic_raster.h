@@ -56,15 +56,13 @@ class Camera {
     return {x_ + k * p.x, y_ - k * p.y, p.z};
   }
   // From the point towards the camera, in the head's frame, not normalised.
-  Vec3 towards(Vec3 head_point) const {
-    return rotation_.inverse(Vec3{0, 0, distance_} - rotation_(head_point - anchor_));
-  }
+  Vec3 towards(Vec3 head_point) const { return position_ - head_point; }
   const Rotation& rotation() const { return rotation_; }
   float scale() const { return scale_; }
 
  private:
   Rotation rotation_;
-  Vec3 anchor_;
+  Vec3 anchor_, position_;
   float x_, y_, scale_, distance_;
 };
 
@@ -127,7 +125,8 @@ class Rasterizer {
 class ShadowMap {
  public:
   explicit ShadowMap(Vec3 towards_light);
-  void draw(const GridMesh& mesh);
+  // Draws every `step`-th row and column: shadows are too soft to show more.
+  void draw(const GridMesh& mesh, int step);
   // 0 in full shadow ... 1 lit, soft over about two texels.
   float lit(Vec3 position, Vec3 normal) const;
 
@@ -141,23 +140,33 @@ class ShadowMap {
 
 namespace raster {
 
-// One side of a triangle as a bound on x in a row: weight(dx, dy) = across * dx + down * dy + start
-// must not be negative.
-struct Side {
-  float across, down, start, inverse;
-  Side(float a, float d, float s) : across(a), down(d), start(s), inverse(a != 0 ? 1 / a : 0) {}
-  // Narrows [low, high]; a little slack keeps neighbouring triangles free of cracks.
-  void narrow(float dy, float& low, float& high) const {
+// Bounds on x in a row of a triangle, from its three sides: linear in the row, at most two each
+// way.
+class Span {
+ public:
+  // A side inside of which across * dx + down * dy + start is not negative.
+  void add(float across, float down, float start) {
+    // A little slack keeps neighbouring triangles free of cracks.
     constexpr float kSlack = 1e-3f;
-    const float rest = down * dy + start;
-    if (across > 0) {
-      low = std::max(low, -rest * inverse - kSlack);
-    } else if (across < 0) {
-      high = std::min(high, -rest * inverse + kSlack);
-    } else if (rest < 0) {
-      high = low - 1;
-    }
+    if (across == 0) return;  // a horizontal side: the rows are bounded already
+    const float inverse = -1 / across;
+    Bound& bound = across > 0 ? low_[lows_++ & 1] : high_[highs_++ & 1];
+    bound = {down * inverse, start * inverse + (across > 0 ? -kSlack : kSlack)};
   }
+  float low(float dy, float least) const {
+    return std::max(least, std::max(low_[0].at(dy), low_[1].at(dy)));
+  }
+  float high(float dy, float most) const {
+    return std::min(most, std::min(high_[0].at(dy), high_[1].at(dy)));
+  }
+
+ private:
+  struct Bound {
+    float slope, offset;
+    float at(float dy) const { return slope * dy + offset; }
+  };
+  Bound low_[2] = {{0, -1e9f}, {0, -1e9f}}, high_[2] = {{0, 1e9f}, {0, 1e9f}};
+  int lows_ = 0, highs_ = 0;
 };
 
 // Calls visit(sample index, weights b and c, nearness) for the samples inside a triangle of `side`
@@ -166,31 +175,32 @@ struct Side {
 template <class Visit>
 void triangle(const Projected& a, const Projected& b, const Projected& c, int side, bool two_sided,
               Visit visit) {
-  const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
+  const float bx = b.x - a.x, by = b.y - a.y, cx = c.x - a.x, cy = c.y - a.y;
+  const float area = bx * cy - by * cx;
   // Image coordinates point down: a triangle that turns left in the head's frame has negative area.
   if (area == 0 || (area > 0 && !two_sided)) return;
-  const float left = std::ceil(std::max(0.0f, std::min({a.x, b.x, c.x})));
-  const float right = std::floor(std::min(side - 1.0f, std::max({a.x, b.x, c.x})));
+  const float left = std::max(0.0f, std::min({a.x, b.x, c.x}));
+  const float right = std::min(side - 1.0f, std::max({a.x, b.x, c.x}));
   const int y0 = static_cast<int>(std::ceil(std::max(0.0f, std::min({a.y, b.y, c.y}))));
   const int y1 = static_cast<int>(std::floor(std::min(side - 1.0f, std::max({a.y, b.y, c.y}))));
   if (left > right || y0 > y1) return;
   const float inverse = 1 / area;
-  const Side weight_b((c.y - a.y) * inverse, -(c.x - a.x) * inverse, 0);
-  const Side weight_c(-(b.y - a.y) * inverse, (b.x - a.x) * inverse, 0);
-  const Side weight_a(-weight_b.across - weight_c.across, -weight_b.down - weight_c.down, 1);
+  const float b_across = cy * inverse, b_down = -cx * inverse;
+  const float c_across = -by * inverse, c_down = bx * inverse;
+  Span span;
+  span.add(b_across, b_down, 0);
+  span.add(c_across, c_down, 0);
+  span.add(-b_across - c_across, -b_down - c_down, 1);
+  const float bz = b.z - a.z, cz = c.z - a.z;
+  const float z_across = bz * b_across + cz * c_across, z_down = bz * b_down + cz * c_down;
   for (int y = y0; y <= y1; ++y) {
     const float dy = static_cast<float>(y) - a.y;
-    float low = left - a.x, high = right - a.x;
-    weight_a.narrow(dy, low, high);
-    weight_b.narrow(dy, low, high);
-    weight_c.narrow(dy, low, high);
-    const int x0 = static_cast<int>(std::ceil(low + a.x));
-    const int x1 = static_cast<int>(std::floor(high + a.x));
+    const int x0 = static_cast<int>(std::ceil(span.low(dy, left - a.x) + a.x));
+    const int x1 = static_cast<int>(std::floor(span.high(dy, right - a.x) + a.x));
     for (int x = x0; x <= x1; ++x) {
       const float dx = static_cast<float>(x) - a.x;
-      const float wb = weight_b.across * dx + weight_b.down * dy;
-      const float wc = weight_c.across * dx + weight_c.down * dy;
-      visit(y * side + x, wb, wc, a.z + wb * (b.z - a.z) + wc * (c.z - a.z));
+      visit(y * side + x, b_across * dx + b_down * dy, c_across * dx + c_down * dy,
+            a.z + z_across * dx + z_down * dy);
     }
   }
 }

@@ -40,13 +40,24 @@ class Backdrop {
       }
     }
   }
-  Vec3 sample(float x, float y) const {  // in [0, 1]
-    const float fx = std::clamp(x * side_ - 0.5f, 0.0f, side_ - 1.001f);
-    const float fy = std::clamp(y * side_ - 0.5f, 0.0f, side_ - 1.001f);
-    const int ix = static_cast<int>(fx), iy = static_cast<int>(fy);
-    const float tx = fx - ix, ty = fy - iy;
-    const Vec3* p = &grid_[iy * side_ + ix];
-    return mix(mix(p[0], p[1], tx), mix(p[side_], p[side_ + 1], tx), ty);
+  // Enlarges the grid to size x size.
+  void enlarge(int size, Vec3* out) const {
+    std::vector<Vec3> line(side_);
+    const float ratio = static_cast<float>(side_) / size;
+    const auto place = [&](int target) {
+      return std::clamp((target + 0.5f) * ratio - 0.5f, 0.0f, side_ - 1.001f);
+    };
+    for (int y = 0; y < size; ++y) {
+      const float at_y = place(y);
+      const Vec3* row = &grid_[static_cast<int>(at_y) * side_];
+      const float down = at_y - std::floor(at_y);
+      for (int i = 0; i < side_; ++i) line[i] = mix(row[i], row[i + side_], down);
+      for (int x = 0; x < size; ++x) {
+        const float at_x = place(x);
+        const int i = static_cast<int>(at_x);
+        *out++ = mix(line[i], line[i + 1], at_x - static_cast<float>(i));
+      }
+    }
   }
 
  private:
@@ -287,7 +298,7 @@ Levels resample(const Levels& from, int old_size, int new_size) {
 }
 
 void blur(Levels& levels, int size, float sigma) {
-  if (sigma < 0.15f) return;
+  if (sigma < 0.28f) return;  // less than half a percent from the neighbours
   const int reach = std::max(1, static_cast<int>(std::ceil(2.5f * sigma)));
   std::vector<float> weights(reach + 1);
   float total = 0;
@@ -319,17 +330,17 @@ void blur(Levels& levels, int size, float sigma) {
 // Adds noise and rounds. The sum of two bytes is spread like a triangle, with a deviation of 104.5:
 // near enough to a sensor's noise, and four come from one word.
 std::vector<uint8_t> add_noise(const Levels& levels, float deviation, uint64_t key) {
-  std::vector<uint8_t> out(levels.size());
-  const float scale = deviation / 104.5f;
-  for (size_t i = 0; i < levels.size(); i += 4) {
+  std::vector<uint16_t> sums((levels.size() + 3) / 4 * 4);
+  for (size_t i = 0; i < sums.size(); i += 4) {
     const uint64_t word = mix_bits(key + i);
-    const uint64_t sums = (word & 0x00ff00ff00ff00ffULL) + ((word >> 8) & 0x00ff00ff00ff00ffULL);
-    const size_t count = std::min<size_t>(4, levels.size() - i);
-    for (size_t k = 0; k < count; ++k) {
-      const auto sum = static_cast<int>((sums >> (16 * k)) & 0xffff);
-      const float level = levels[i + k] + scale * static_cast<float>(sum - 255) + 0.5f;
-      out[i + k] = static_cast<uint8_t>(std::min(std::max(level, 0.0f), 255.0f));
-    }
+    const uint64_t four = (word & 0x00ff00ff00ff00ffULL) + ((word >> 8) & 0x00ff00ff00ff00ffULL);
+    for (int k = 0; k < 4; ++k) sums[i + k] = static_cast<uint16_t>(four >> (16 * k));
+  }
+  std::vector<uint8_t> out(levels.size());
+  const float scale = deviation / 104.5f, shift = 0.5f - 255 * scale;
+  for (size_t i = 0; i < levels.size(); ++i) {
+    const float level = levels[i] + scale * static_cast<float>(sums[i]) + shift;
+    out[i] = static_cast<uint8_t>(static_cast<int>(std::min(std::max(level, 0.0f), 255.0f)));
   }
   return out;
 }
@@ -344,11 +355,7 @@ Canvas paint_background(const Nuisance& nuisance, int size) {
                     nuisance.key % 3 == 0 ? 44 : 28);
   backdrop.paint();
   backdrop.soften();
-  for (int y = 0; y < size; ++y) {
-    for (int x = 0; x < size; ++x) {
-      canvas.pixels[y * size + x] = backdrop.sample((x + 0.5f) / size, (y + 0.5f) / size);
-    }
-  }
+  backdrop.enlarge(size, canvas.pixels.data());
   return canvas;
 }
 

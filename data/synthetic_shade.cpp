@@ -88,9 +88,11 @@ Shaded Shader::shade(Material material, const Vertex& seen) const {
 Shaded Shader::shade_hair(const Vertex& vertex, Vec3 view, float lit) const {
   const HairStyle& style = hair_.style();
   const float u = vertex.u, v = vertex.v;
-  const float curl =
-      style.wave * 1.3f * (noise(5 * u, 6 * v) - 0.5f) + 0.30f * (noise(2 * u, 2.5f * v) - 0.5f);
-  const float across = 0.9f * u + 0.25f * style.sweep * v + 0.35f * curl;
+  // Curls wave to and fro along the strand; neighbouring locks are out of step.
+  const float phase = 13 * v + 8 * noise(2.6f * u + 5, 0.9f * v);
+  const float curl = style.wave * std::sin(phase);
+  const float across =
+      0.9f * u + 0.25f * style.sweep * v + 0.040f * curl + 0.09f * (noise(2 * u, 2.5f * v) - 0.5f);
   const float fine = noise(46 * across, 2.2f * v + 7), thin = noise(90 * across + 3, 5 * v);
   const float lock = noise(11 * across, 1.2f * v + 3);
   // Strand by strand brightness; locks lie over each other, the deep ones in shade.
@@ -100,7 +102,7 @@ Shaded Shader::shade_hair(const Vertex& vertex, Vec3 view, float lit) const {
   const Vec3 strand =
       mix(style.colour, Vec3{0.36f, 0.35f, 0.34f}, grey) * std::max(0.15f, shade * 1.25f);
   // Strands run down the shell: their highlights are bands across (Kajiya and Kay, 1989).
-  Vec3 along{0.35f * style.sweep + 0.6f * curl, -1, 0};
+  Vec3 along{0.35f * style.sweep + 0.5f * style.wave * std::cos(phase), -1, 0};
   along = unit(along - vertex.normal * dot(along, vertex.normal));
   const Vec3 half = unit(light_.key_direction + view);
   const float tilt = dot(along, half) + 0.35f * (fine - 0.5f) - 0.08f;

@@ -176,7 +176,8 @@ void Shader::add_beard(const Vertex& vertex, Feature& feature) const {
   float lip = 0;
   if (t < 1.35f && y < nose.base + 0.03f) {
     // Thickest beside the groove under the nose, thinner and lower towards the corners.
-    const float top = mouth.outer_top(std::min(t, 1.0f)), upper = nose.base - 0.004f;
+    const float top = mouth.outer_top(std::min(t, 1.0f)),
+                upper = std::min(nose.base - 0.004f, top + 0.11f);
     const float high = mix(upper, mouth.y + 0.01f, square(t / 1.3f)) - 0.012f * bump(ax / 0.03f, 0);
     lip = smooth(-0.012f, 0.020f, y - top) * smooth(1.32f, 0.95f, t) *
           smooth(0.018f, -0.028f, y - high);

@@ -82,8 +82,7 @@ float HairShape::thickness(float theta, float y, float to_end) const {
 }
 
 GridMesh HairShape::mesh(const HeadShape& head) const {
-  // The inner side of short hair is never seen.
-  GridMesh mesh(Material::kHair, 22, 65, style_.length < -0.3f);
+  GridMesh mesh(Material::kHair, 23, 65, true);
   std::vector<float> ends(mesh.columns), sines(mesh.columns), cosines(mesh.columns);
   const auto angle_of = [&](int column) {
     return 2 * kPi * (static_cast<float>(column) / (mesh.columns - 1) - 0.5f);
@@ -114,11 +113,12 @@ GridMesh HairShape::mesh(const HeadShape& head) const {
 
 int HairShape::keep(float u, float v, float w) const {
   if (w > 0.20f) return 1;
-  const float across =
-      u * (34 - 12 * style_.wave) + 5 * style_.sweep * v + 1.5f * noise(2.1f * u + shift_, 3 * v);
+  // At the temples the edge runs along the strands, so their ends are not seen there.
+  const float ragged = 1 - 0.8f * bump((std::abs(u) - 1.05f) / 0.5f, 0);
+  const float across = u * (34 - 12 * style_.wave) + 5 * style_.sweep * v;
   const float strand =
       0.55f * noise(across, 2 * v + shift_) + 0.45f * noise(0.31f * across + 9, 1.1f * v);
-  return w > 0.20f * square(strand) + 0.03f * strand ? 1 : 0;
+  return w > ragged * (0.20f * square(strand) + 0.03f * strand) ? 1 : 0;
 }
 
 std::vector<GridMesh> hat_meshes(const HeadShape& head, const Wear& wear) {

@@ -143,10 +143,10 @@ Tensor BatchNormImpl::synchronised_forward(const Tensor& x) {
   return y;
 }
 
-void BatchNormImpl::keep(Tensor statistics) {
+void BatchNormImpl::keep(const Tensor& statistics) {
   const torch::NoGradGuard no_grad;
   if (pending_batches_++ == 0)
-    pending_ = statistics.mul_(momentum_);
+    pending_ = statistics * momentum_;  // a copy: the backward still holds the statistics
   else
     pending_.mul_(1 - momentum_).add_(statistics, momentum_);
 }

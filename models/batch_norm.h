@@ -44,7 +44,7 @@ class BatchNormImpl : public torch::nn::Module, public Deferred {
  private:
   torch::Tensor local_forward(const torch::Tensor& x);
   torch::Tensor synchronised_forward(const torch::Tensor& x);
-  void keep(torch::Tensor statistics);
+  void keep(const torch::Tensor& statistics);
   double eps_, momentum_;
   std::shared_ptr<StatisticsReducer> reducer_;
   int64_t pending_batches_ = 0;  // k

@@ -34,8 +34,9 @@ uint64_t hash_file(const std::filesystem::path& path, uint64_t hash) {
 
 std::filesystem::path library_file() {
   Dl_info info;
-  FT_CHECK(dladdr(reinterpret_cast<const void*>(&build_id), &info) != 0 && info.dli_fname != nullptr,
-           "cannot find the file of the running code");
+  FT_CHECK(
+      dladdr(reinterpret_cast<const void*>(&build_id), &info) != 0 && info.dli_fname != nullptr,
+      "cannot find the file of the running code");
   // For code of the program itself the name is argv[0], which need not be a path.
   std::error_code error;
   const auto path = std::filesystem::canonical(info.dli_fname, error);

@@ -1,9 +1,11 @@
-// What losses and the trainer need beyond the bare collectives; and the gradient convention, stated here once.
+// What losses and the trainer need beyond the bare collectives; and the gradient convention, stated
+// here once.
 //
-// **Gradient convention.** A loss term is (sum, count) over its units. Its value is Σ sum / Σ count over all ranks and
-// micro-batches, and a rank back-propagates size() * sum / Σ count, because the GradReducer *averages* over ranks. Local
-// batches may therefore differ. `gather_rows` multiplies by size() in its backward, so that what is computed from
-// gathered rows obeys the same convention. The class-sharded weight gradient is exact and is neither scaled nor averaged.
+// **Gradient convention.** A loss term is (sum, count) over its units. Its value is Σ sum / Σ count
+// over all ranks and micro-batches, and a rank back-propagates size() * sum / Σ count, because the
+// GradReducer *averages* over ranks. Local batches may therefore differ. `gather_rows` multiplies
+// by size() in its backward, so that what is computed from gathered rows obeys the same convention.
+// The class-sharded weight gradient is exact and is neither scaled nor averaged.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +17,8 @@
 
 namespace facetrain {
 
-// Rows [begin, end) of `total` that belong to `rank` of `size`: the one rule for batches and for sharded rows.
+// Rows [begin, end) of `total` that belong to `rank` of `size`: the one rule for batches and for
+// sharded rows.
 struct Slice {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -27,18 +30,23 @@ constexpr Slice slice_of(int64_t total, int rank, int size) {
 // **Collective.** The ranks' row counts; `local` may differ between ranks. [size()]
 std::vector<int64_t> gather_counts(int64_t local, Communicator& comm);
 
-// **Collective.** Rows of all ranks in rank order, [Σ rows, ...]; ranks may hold different numbers of rows (`counts`, as
-// gather_counts gives). Differentiable: backward is one reduce-scatter, times size().
-at::Tensor gather_rows(const at::Tensor& local, const std::vector<int64_t>& counts, Communicator& comm);
+// **Collective.** Rows of all ranks in rank order, [Σ rows, ...]; ranks may hold different numbers
+// of rows (`counts`, as gather_counts gives). Differentiable: backward is one reduce-scatter, times
+// size().
+at::Tensor gather_rows(const at::Tensor& local, const std::vector<int64_t>& counts,
+                       Communicator& comm);
 
 // The same without autograd, for labels and positions of any type.
-at::Tensor gather_rows_detached(const at::Tensor& local, const std::vector<int64_t>& counts, Communicator& comm);
+at::Tensor gather_rows_detached(const at::Tensor& local, const std::vector<int64_t>& counts,
+                                Communicator& comm);
 
 // **Collective.** Inverse: sums [Σ rows, ...] over ranks and returns this rank's rows.
-at::Tensor scatter_rows_sum(const at::Tensor& all, const std::vector<int64_t>& counts, Communicator& comm);
+at::Tensor scatter_rows_sum(const at::Tensor& all, const std::vector<int64_t>& counts,
+                            Communicator& comm);
 
-// **Collective.** The 2-norm over replicated tensors (counted once) and sharded tensors (each rank holds its part),
-// accumulated in double.
-double global_norm(std::span<const at::Tensor> replicated, std::span<const at::Tensor> sharded, Communicator& comm);
+// **Collective.** The 2-norm over replicated tensors (counted once) and sharded tensors (each rank
+// holds its part), accumulated in double.
+double global_norm(std::span<const at::Tensor> replicated, std::span<const at::Tensor> sharded,
+                   Communicator& comm);
 
 }  // namespace facetrain

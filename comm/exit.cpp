@@ -59,7 +59,8 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   for (const int signal : {SIGUSR1, SIGTERM}) {
-    FT_CHECK(sigaction(signal, &action, nullptr) == 0, "cannot install a handler for signal {}", signal);
+    FT_CHECK(sigaction(signal, &action, nullptr) == 0, "cannot install a handler for signal {}",
+             signal);
   }
 }
 

@@ -17,7 +17,8 @@ namespace {
 
 constexpr auto kIdlePoll = std::chrono::milliseconds(50);
 constexpr auto kAnswerTime = std::chrono::milliseconds(500);
-// Up to this many bytes every rank gathers everything and sums for itself: one message instead of two.
+// Up to this many bytes every rank gathers everything and sums for itself: one message instead of
+// two.
 constexpr int64_t kSmallBytes = 8 << 10;
 // Working memory of an ordered sum, per rank.
 constexpr int64_t kBlockBytes = 8 << 20;
@@ -52,7 +53,8 @@ class StridedType {
   MPI_Datatype type_;
 };
 
-// Reducible types for MPI's own algorithms. bf16 and fp16 have no MPI type: two bytes, and a sum in fp32 per pair.
+// Reducible types for MPI's own algorithms. bf16 and fp16 have no MPI type: two bytes, and a sum in
+// fp32 per pair.
 struct ReductionTypes {
   MPI_Datatype bf16, fp16;
   MPI_Op sum, max;
@@ -71,13 +73,20 @@ at::ScalarType scalar_type_of(MPI_Datatype type) {
 
 MPI_Datatype mpi_type_of(at::ScalarType type) {
   switch (type) {
-    case at::kDouble: return MPI_DOUBLE;
-    case at::kFloat: return MPI_FLOAT;
-    case at::kBFloat16: return reduction_types().bf16;
-    case at::kHalf: return reduction_types().fp16;
-    case at::kLong: return MPI_INT64_T;
-    case at::kInt: return MPI_INT32_T;
-    default: return MPI_UINT8_T;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kBFloat16:
+      return reduction_types().bf16;
+    case at::kHalf:
+      return reduction_types().fp16;
+    case at::kLong:
+      return MPI_INT64_T;
+    case at::kInt:
+      return MPI_INT32_T;
+    default:
+      return MPI_UINT8_T;
   }
 }
 
@@ -102,7 +111,8 @@ const ReductionTypes& reduction_types() {
   return types;
 }
 
-// Ranks may share cores: after a short spin the core is given away, then the thread sleeps for moments.
+// Ranks may share cores: after a short spin the core is given away, then the thread sleeps for
+// moments.
 class Pause {
  public:
   void operator()() {
@@ -137,7 +147,8 @@ class MpiWork : public Work::State {
 
 }  // namespace
 
-// ---- the queue ----------------------------------------------------------------------------------------------------------
+// ---- the queue
+// ----------------------------------------------------------------------------------------------------------
 MpiComm::MpiComm(MPI_Comm world, MpiCommOptions options)
     : options_(options),
       deterministic_(options.deterministic.value_or(deterministic_requested())),
@@ -206,13 +217,15 @@ void MpiComm::run() {
 }
 
 void MpiComm::leave(int exit_code, std::optional<std::string> message) {
-  exit_after(std::chrono::milliseconds(4000), exit_code);  // should the communication thread hang inside MPI
+  exit_after(std::chrono::milliseconds(4000),
+             exit_code);  // should the communication thread hang inside MPI
   control_.request_leave(exit_code, std::move(message));
   queued_.notify_one();
   for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
-// ---- waiting --------------------------------------------------------------------------------------------------------------
+// ---- waiting
+// --------------------------------------------------------------------------------------------------------------
 void MpiComm::complete(MPI_Request request, const Call& call) {
   const auto start = Clock::now();
   Pause pause;
@@ -230,36 +243,47 @@ void MpiComm::complete(MPI_Request request, const Call& call) {
   }
 }
 
-// mpirun answers the death of a rank with SIGTERM to the others and, soon after, SIGKILL: too soon for the deadline, so
-// the ranks are asked at once and one that cannot answer is taken for dead.
+// mpirun answers the death of a rank with SIGTERM to the others and, soon after, SIGKILL: too soon
+// for the deadline, so the ranks are asked at once and one that cannot answer is taken for dead.
 void MpiComm::check_silent_ranks(const Call& call, double waited) {
   if (asked_after_signal_ || !deadlines_shortened_at()) return;
   asked_after_signal_ = true;
   control_.ask_positions(kAnswerTime);
   if (control_.silent_ranks().empty()) return;
-  control_.leave(1, fmt::format("[rank {}] {} cannot complete ({:.1f} s so far): {} {} not answer, died or lost the network. "
-                                "Its own output says why; restart from the last checkpoint with --resume",
-                                rank_, call.name(), waited, name_ranks(control_.silent_ranks()),
-                                control_.silent_ranks().size() == 1 ? "does" : "do"));
+  control_.leave(
+      1, fmt::format("[rank {}] {} cannot complete ({:.1f} s so far): {} {} not answer, died or "
+                     "lost the network. "
+                     "Its own output says why; restart from the last checkpoint with --resume",
+                     rank_, call.name(), waited, name_ranks(control_.silent_ranks()),
+                     control_.silent_ranks().size() == 1 ? "does" : "do"));
 }
 
 void MpiComm::give_up(const Call& call, double waited) {
   const std::string others = control_.ask_positions(kAnswerTime);
-  control_.leave(1, fmt::format("[rank {}] {} did not complete within {:.1f} s: {}. Look for a rank that hangs, died or works "
-                                "longer than this between two collectives; FACETRAIN_DEADLINE_SECONDS sets the limit, "
-                                "FACETRAIN_COMM_DEBUG=1 finds ranks that make different calls",
-                                rank_, call.name(), waited,
-                                others.empty() ? "all ranks are in it, so the network is stuck" : others));
+  control_.leave(
+      1, fmt::format(
+             "[rank {}] {} did not complete within {:.1f} s: {}. Look for a rank that hangs, died "
+             "or works "
+             "longer than this between two collectives; FACETRAIN_DEADLINE_SECONDS sets the limit, "
+             "FACETRAIN_COMM_DEBUG=1 finds ranks that make different calls",
+             rank_, call.name(), waited,
+             others.empty() ? "all ranks are in it, so the network is stuck" : others));
 }
 
-// ---- the collectives --------------------------------------------------------------------------------------------------------
+// ---- the collectives
+// --------------------------------------------------------------------------------------------------------
 void MpiComm::execute(const Call& call) {
   switch (call.kind) {
-    case Kind::kAllReduce: return deterministic_ ? all_reduce_ordered(call) : all_reduce(call);
-    case Kind::kAllGather: return all_gather(call);
-    case Kind::kReduceScatter: return reduce_scatter(call);
-    case Kind::kBroadcast: return broadcast(call);
-    case Kind::kAllToAll: return all_to_all(call);
+    case Kind::kAllReduce:
+      return deterministic_ ? all_reduce_ordered(call) : all_reduce(call);
+    case Kind::kAllGather:
+      return all_gather(call);
+    case Kind::kReduceScatter:
+      return reduce_scatter(call);
+    case Kind::kBroadcast:
+      return broadcast(call);
+    case Kind::kAllToAll:
+      return all_to_all(call);
     case Kind::kBarrier: {
       MPI_Request request;
       FT_MPI(MPI_Ibarrier(comm_, &request));
@@ -275,18 +299,20 @@ void MpiComm::all_reduce(const Call& call) {
   for (int64_t begin = 0; begin < total; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, total - begin);
     MPI_Request request;
-    FT_MPI(MPI_Iallreduce(MPI_IN_PLACE, bytes_of(call.out) + begin * call.in.element_size(), static_cast<int>(count), type,
-                          op, comm_, &request));
+    FT_MPI(MPI_Iallreduce(MPI_IN_PLACE, bytes_of(call.out) + begin * call.in.element_size(),
+                          static_cast<int>(count), type, op, comm_, &request));
     complete(request, call);
   }
 }
 
 void MpiComm::all_reduce_ordered(const Call& call) {
   const int64_t bytes = call.in.element_size(), total = call.in.numel();
-  if (call.in.nbytes() <= kSmallBytes && total <= options_.max_count) return reduce_small(bytes_of(call.out), total, call);
+  if (call.in.nbytes() <= kSmallBytes && total <= options_.max_count)
+    return reduce_small(bytes_of(call.out), total, call);
   const int64_t part = std::clamp<int64_t>(kBlockBytes / bytes / size_, 1, options_.max_count);
   const int64_t block = part * size_, whole = total / block * block;
-  for (int64_t begin = 0; begin < whole; begin += block) reduce_block(bytes_of(call.out) + begin * bytes, block, call);
+  for (int64_t begin = 0; begin < whole; begin += block)
+    reduce_block(bytes_of(call.out) + begin * bytes, block, call);
   if (whole == total) return;
   // The rest is made up with zeros to equal parts.
   const int64_t rest = total - whole;
@@ -301,14 +327,16 @@ void MpiComm::reduce_small(std::byte* data, int64_t count, const Call& call) {
   const int64_t bytes = count * call.in.element_size();
   std::vector<std::byte> all(bytes * size_);
   MPI_Request request;
-  FT_MPI(MPI_Iallgather(data, static_cast<int>(bytes), MPI_BYTE, all.data(), static_cast<int>(bytes), MPI_BYTE, comm_, &request));
+  FT_MPI(MPI_Iallgather(data, static_cast<int>(bytes), MPI_BYTE, all.data(),
+                        static_cast<int>(bytes), MPI_BYTE, comm_, &request));
   complete(request, call);
   std::vector<const void*> parts;
   for (int r = 0; r < size_; ++r) parts.push_back(all.data() + r * bytes);
   reduce_in_rank_order(call.in.scalar_type(), call.op, parts, data, count);
 }
 
-// Rank r sums the r-th part in rank order, then everybody gathers the parts. `count` is a multiple of size().
+// Rank r sums the r-th part in rank order, then everybody gathers the parts. `count` is a multiple
+// of size().
 void MpiComm::reduce_block(std::byte* data, int64_t count, const Call& call) {
   const int64_t part = count / size_ * call.in.element_size();
   const StridedType type(part, part);
@@ -330,13 +358,14 @@ void MpiComm::all_gather(const Call& call) {
     const StridedType type(count, part);
     const bool in_place = bytes_of(call.in) == bytes_of(call.out) + rank_ * part;
     MPI_Request request;
-    FT_MPI(MPI_Iallgather(in_place ? MPI_IN_PLACE : bytes_of(call.in) + begin, 1, type.get(), bytes_of(call.out) + begin, 1,
-                          type.get(), comm_, &request));
+    FT_MPI(MPI_Iallgather(in_place ? MPI_IN_PLACE : bytes_of(call.in) + begin, 1, type.get(),
+                          bytes_of(call.out) + begin, 1, type.get(), comm_, &request));
     complete(request, call);
   }
 }
 
-// Always in rank order: sending each part to the rank that keeps it is as little traffic as there can be.
+// Always in rank order: sending each part to the rank that keeps it is as little traffic as there
+// can be.
 void MpiComm::reduce_scatter(const Call& call) {
   const int64_t bytes = call.in.element_size(), total = call.out.numel();
   const int64_t most = std::clamp<int64_t>(kBlockBytes / bytes / size_, 1, options_.max_count);
@@ -345,11 +374,13 @@ void MpiComm::reduce_scatter(const Call& call) {
     const int64_t count = std::min(most, total - begin), part = count * bytes;
     const StridedType from(part, total * bytes), to(part, part);
     MPI_Request request;
-    FT_MPI(MPI_Ialltoall(bytes_of(call.in) + begin * bytes, 1, from.get(), received.data(), 1, to.get(), comm_, &request));
+    FT_MPI(MPI_Ialltoall(bytes_of(call.in) + begin * bytes, 1, from.get(), received.data(), 1,
+                         to.get(), comm_, &request));
     complete(request, call);
     std::vector<const void*> parts;
     for (int r = 0; r < size_; ++r) parts.push_back(received.data() + r * part);
-    reduce_in_rank_order(call.in.scalar_type(), ReduceOp::kSum, parts, bytes_of(call.out) + begin * bytes, count);
+    reduce_in_rank_order(call.in.scalar_type(), ReduceOp::kSum, parts,
+                         bytes_of(call.out) + begin * bytes, count);
   }
 }
 
@@ -358,7 +389,8 @@ void MpiComm::broadcast(const Call& call) {
   for (int64_t begin = 0; begin < total; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, total - begin);
     MPI_Request request;
-    FT_MPI(MPI_Ibcast(bytes_of(call.out) + begin, static_cast<int>(count), MPI_BYTE, call.root, comm_, &request));
+    FT_MPI(MPI_Ibcast(bytes_of(call.out) + begin, static_cast<int>(count), MPI_BYTE, call.root,
+                      comm_, &request));
     complete(request, call);
   }
 }
@@ -369,7 +401,8 @@ void MpiComm::all_to_all(const Call& call) {
     const int64_t count = std::min(options_.max_count, part - begin);
     const StridedType type(count, part);
     MPI_Request request;
-    FT_MPI(MPI_Ialltoall(bytes_of(call.in) + begin, 1, type.get(), bytes_of(call.out) + begin, 1, type.get(), comm_, &request));
+    FT_MPI(MPI_Ialltoall(bytes_of(call.in) + begin, 1, type.get(), bytes_of(call.out) + begin, 1,
+                         type.get(), comm_, &request));
     complete(request, call);
   }
 }

@@ -1,7 +1,8 @@
 // Collectives of processes over MPI: one communication thread with one queue makes every MPI call.
 //
-// The caller gets a Work at once. Calls are made in the order given, non-blocking, and polled with a deadline; on expiry
-// the process names the collective and what the other ranks are doing, and leaves. Device tensors go through the host.
+// The caller gets a Work at once. Calls are made in the order given, non-blocking, and polled with
+// a deadline; on expiry the process names the collective and what the other ranks are doing, and
+// leaves. Device tensors go through the host.
 #pragma once
 
 #include <mpi.h>
@@ -20,7 +21,8 @@
 namespace facetrain {
 
 struct MpiCommOptions {
-  int64_t max_count = int64_t{1} << 30;  // elements (bytes, where data only moves) of one MPI call and rank
+  int64_t max_count =
+      int64_t{1} << 30;  // elements (bytes, where data only moves) of one MPI call and rank
   // Sums in rank order: the same bits as ThreadComm's. Default: FACETRAIN_DETERMINISTIC_REDUCE=1.
   std::optional<bool> deterministic;
   bool stage_host_tensors = false;  // for tests of the staged path without a device
@@ -41,7 +43,9 @@ class MpiComm : public Communicator {
 
  protected:
   Work start(const Call& call) override;
-  bool takes(const at::Device& device) const override { return device.is_cpu() && !options_.stage_host_tensors; }
+  bool takes(const at::Device& device) const override {
+    return device.is_cpu() && !options_.stage_host_tensors;
+  }
 
  private:
   struct Task {

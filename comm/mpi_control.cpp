@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kTag = 1;
 constexpr auto kPause = std::chrono::milliseconds(1);
-// Long enough for an idle rank's poll (50 ms), so that of ranks that fail together only the lowest prints.
+// Long enough for an idle rank's poll (50 ms), so that of ranks that fail together only the lowest
+// prints.
 constexpr auto kHearOthers = std::chrono::milliseconds(120);
 // Time for the message to reach the ranks before MPI_Abort ends them.
 constexpr auto kLetItArrive = std::chrono::milliseconds(60);
@@ -47,7 +48,8 @@ void MpiControl::free() {
   MPI_Comm_free(&comm_);
 }
 
-// ---- messages -----------------------------------------------------------------------------------------------------------
+// ---- messages
+// -----------------------------------------------------------------------------------------------------------
 void MpiControl::send(int to, Type type, int code, const std::string& text) {
   outgoing_.remove_if([](Outgoing& out) {
     int done = 0;
@@ -69,13 +71,16 @@ void MpiControl::send_all(Type type, int code) {
 bool MpiControl::receive(Message& message) {
   int there = 0;
   MPI_Status status;
-  if (MPI_Iprobe(MPI_ANY_SOURCE, kTag, comm_, &there, &status) != MPI_SUCCESS || !there) return false;
-  return MPI_Recv(&message, sizeof(Message), MPI_BYTE, status.MPI_SOURCE, kTag, comm_, MPI_STATUS_IGNORE) == MPI_SUCCESS;
+  if (MPI_Iprobe(MPI_ANY_SOURCE, kTag, comm_, &there, &status) != MPI_SUCCESS || !there)
+    return false;
+  return MPI_Recv(&message, sizeof(Message), MPI_BYTE, status.MPI_SOURCE, kTag, comm_,
+                  MPI_STATUS_IGNORE) == MPI_SUCCESS;
 }
 
 void MpiControl::handle(const Message& message) {
   switch (message.type) {
-    case Type::kWhere: return send(message.rank, Type::kHere, 0, position_);
+    case Type::kWhere:
+      return send(message.rank, Type::kHere, 0, position_);
     case Type::kHere:
       if (message.rank < std::ssize(answers_)) answers_[message.rank] = message.text;
       return;
@@ -103,7 +108,9 @@ std::string MpiControl::ask_positions(std::chrono::milliseconds limit) {
   answers_[rank_] = position_;
   send_all(Type::kWhere, 0);
   const auto start = Clock::now();
-  const auto all_here = [&] { return std::ranges::none_of(answers_, [](const auto& a) { return a.empty(); }); };
+  const auto all_here = [&] {
+    return std::ranges::none_of(answers_, [](const auto& a) { return a.empty(); });
+  };
   while (!all_here() && Clock::now() - start < limit) {
     poll();
     std::this_thread::sleep_for(kPause);
@@ -119,7 +126,8 @@ std::string MpiControl::ask_positions(std::chrono::milliseconds limit) {
   return lines;
 }
 
-// ---- the way out ----------------------------------------------------------------------------------------------------------
+// ---- the way out
+// ----------------------------------------------------------------------------------------------------------
 void MpiControl::leave_quietly(int exit_code) {
   // mpirun's SIGTERM, which follows the failing rank's MPI_Abort, should end this process at once.
   std::signal(SIGTERM, SIG_DFL);

@@ -1,7 +1,9 @@
-// Small messages beside the collectives: who failed, who is where. The way out of a job with one message.
+// Small messages beside the collectives: who failed, who is where. The way out of a job with one
+// message.
 //
-// Owned and called by the communication thread alone, except request_leave(). Messages travel on a communicator of their
-// own; none is ever waited for without a limit, so a dead rank cannot block the way out.
+// Owned and called by the communication thread alone, except request_leave(). Messages travel on a
+// communicator of their own; none is ever waited for without a limit, so a dead rank cannot block
+// the way out.
 #pragma once
 
 #include <mpi.h>
@@ -23,19 +25,22 @@ class MpiControl {
   // **Collective.**
   void free();
 
-  // Takes what has arrived: answers questions, leaves the process when another rank has failed or when asked to.
+  // Takes what has arrived: answers questions, leaves the process when another rank has failed or
+  // when asked to.
   void poll();
   // What other ranks are told when they ask: "in all_reduce #12 of ...", "idle after ...".
   void set_position(const std::string& position) { position_ = position; }
 
-  // Asks every rank where it is and waits for the answers, at most `limit`. One line a rank that is not where this one
-  // is: "rank 2 is idle after barrier #11 ..."; a rank without an answer "does not answer".
+  // Asks every rank where it is and waits for the answers, at most `limit`. One line a rank that is
+  // not where this one is: "rank 2 is idle after barrier #11 ..."; a rank without an answer "does
+  // not answer".
   std::string ask_positions(std::chrono::milliseconds limit);
   // Ranks that have not answered the last question.
   const std::vector<int>& silent_ranks() const { return silent_; }
 
-  // Leaves the job: all ranks are told, then MPI_Abort. With a message, it is printed unless a lower rank leaves at the
-  // same time with one of its own. Without, it has been printed. Never returns.
+  // Leaves the job: all ranks are told, then MPI_Abort. With a message, it is printed unless a
+  // lower rank leaves at the same time with one of its own. Without, it has been printed. Never
+  // returns.
   [[noreturn]] void leave(int exit_code, const std::optional<std::string>& message);
   // The same from any other thread; the communication thread does it at its next poll().
   void request_leave(int exit_code, std::optional<std::string> message);

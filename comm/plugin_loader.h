@@ -5,7 +5,8 @@
 
 namespace facetrain {
 
-// The plugin, loaded once and kept; throws when it was not built, when the machine has no driver or no GPU.
+// The plugin, loaded once and kept; throws when it was not built, when the machine has no driver or
+// no GPU.
 const CudaPlugin& cuda_plugin();
 
 }  // namespace facetrain

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <sstream>
 #include <thread>
 
 #include "comm/build_id.h"
@@ -42,7 +43,8 @@ std::string mpi_version() {
 int cores_of_affinity_mask() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(mask), &mask) != 0)
+    return static_cast<int>(std::thread::hardware_concurrency());
   return CPU_COUNT(&mask);
 }
 
@@ -69,9 +71,9 @@ bool share_gpu(const char** how) {
 }  // namespace
 
 struct World::Parts {
-  std::unique_ptr<MpiComm> mpi;            // when launched by mpirun
-  std::shared_ptr<Communicator> alone;     // else
-  std::unique_ptr<Communicator> nccl;      // device tensors, over one of the above
+  std::unique_ptr<MpiComm> mpi;         // when launched by mpirun
+  std::shared_ptr<Communicator> alone;  // else
+  std::unique_ptr<Communicator> nccl;   // device tensors, over one of the above
   c10::Device device = c10::kCPU;
   std::string device_name = "cpu";
   int local_rank = 0, local_size = 1, hosts = 1;
@@ -85,15 +87,18 @@ struct World::Parts {
   void refuse_shared_gpus(const CudaPlugin& cuda, bool allowed);
 };
 
-// ---- start --------------------------------------------------------------------------------------------------------------
+// ---- start
+// --------------------------------------------------------------------------------------------------------------
 void World::Parts::start_mpi() {
   int granted = 0;
-  FT_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &granted) == MPI_SUCCESS, "MPI_Init_thread failed");
+  FT_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &granted) == MPI_SUCCESS,
+           "MPI_Init_thread failed");
   int rank = 0, size = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   set_log_rank(rank, size);
-  FT_CHECK(granted == MPI_THREAD_MULTIPLE, "this MPI ({}) does not grant MPI_THREAD_MULTIPLE; use Open MPI 4.1 or newer",
+  FT_CHECK(granted == MPI_THREAD_MULTIPLE,
+           "this MPI ({}) does not grant MPI_THREAD_MULTIPLE; use Open MPI 4.1 or newer",
            mpi_version());
   mpi = std::make_unique<MpiComm>(MPI_COMM_WORLD);
   set_exit_comm(mpi.get());
@@ -101,7 +106,8 @@ void World::Parts::start_mpi() {
 
 void World::Parts::find_neighbours() {
   MPI_Comm neighbours;
-  FT_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours) == MPI_SUCCESS,
+  FT_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL,
+                               &neighbours) == MPI_SUCCESS,
            "MPI_Comm_split_type failed");
   MPI_Comm_rank(neighbours, &local_rank);
   MPI_Comm_size(neighbours, &local_size);
@@ -122,14 +128,17 @@ void World::Parts::set_threads(int wanted) {
   most_threads = static_cast<int>(std::ranges::max(all));
 }
 
-// NCCL 2.28 cannot hold two ranks on one GPU; found by the GPU's identity, because ranks may number GPUs differently.
+// NCCL 2.28 cannot hold two ranks on one GPU; found by the GPU's identity, because ranks may number
+// GPUs differently.
 void World::Parts::refuse_shared_gpus(const CudaPlugin& cuda, bool allowed) {
   const auto identities = gather_texts(cuda.device_identity(device.index()), host());
   std::map<std::string, std::vector<int>> ranks_of;
-  for (size_t r = 0; r < identities.size(); ++r) ranks_of[identities[r]].push_back(static_cast<int>(r));
+  for (size_t r = 0; r < identities.size(); ++r)
+    ranks_of[identities[r]].push_back(static_cast<int>(r));
   for (const auto& [identity, ranks] : ranks_of) {
     FT_CHECK(ranks.size() == 1 || allowed,
-             "device: cuda wants one GPU a rank, but {} share GPU {}. Start fewer ranks a host, or set FACETRAIN_SHARE_GPU=1 "
+             "device: cuda wants one GPU a rank, but {} share GPU {}. Start fewer ranks a host, or "
+             "set FACETRAIN_SHARE_GPU=1 "
              "to share it with slow reductions through host memory (for tests)",
              name_ranks(ranks), identity);
   }
@@ -137,7 +146,8 @@ void World::Parts::refuse_shared_gpus(const CudaPlugin& cuda, bool allowed) {
 
 void World::Parts::set_device(const std::string& wanted) {
   if (wanted == "cpu") return;
-  FT_CHECK(wanted == "cuda" || wanted.starts_with("cuda:"), "device wants 'cpu', 'cuda' or 'cuda:N', found '{}'", wanted);
+  FT_CHECK(wanted == "cuda" || wanted.starts_with("cuda:"),
+           "device wants 'cpu', 'cuda' or 'cuda:N', found '{}'", wanted);
   const CudaPlugin& cuda = cuda_plugin();
   std::string reason;
   const int count = cuda.device_count(reason);
@@ -147,12 +157,15 @@ void World::Parts::set_device(const std::string& wanted) {
   if (wanted != "cuda") {
     char* end = nullptr;
     index = static_cast<int>(std::strtol(wanted.c_str() + 5, &end, 10));
-    FT_CHECK(wanted.size() > 5 && *end == '\0' && index >= 0, "device wants 'cpu', 'cuda' or 'cuda:N', found '{}'", wanted);
+    FT_CHECK(wanted.size() > 5 && *end == '\0' && index >= 0,
+             "device wants 'cpu', 'cuda' or 'cuda:N', found '{}'", wanted);
   } else if (share) {
     index = local_rank % count;
   }
-  FT_CHECK(index < count, "{} wants GPU {} on this host (local rank {} of {}), but it has {}. Start at most {} ranks a host, or "
-                          "set FACETRAIN_SHARE_GPU=1 to share GPUs (for tests)",
+  FT_CHECK(index < count,
+           "{} wants GPU {} on this host (local rank {} of {}), but it has {}. Start at most {} "
+           "ranks a host, or "
+           "set FACETRAIN_SHARE_GPU=1 to share GPUs (for tests)",
            wanted == "cuda" ? "device: cuda" : wanted, index, local_rank, local_size, count, count);
   device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
   cuda.set_device(index);
@@ -163,7 +176,8 @@ void World::Parts::set_device(const std::string& wanted) {
                             (ordered != nullptr && std::strcmp(ordered, "1") == 0);
   if (through_host) return;
   if (share) {
-    // NCCL tells hosts apart by this name; ranks of one GPU must look like hosts of their own. Untested territory.
+    // NCCL tells hosts apart by this name; ranks of one GPU must look like hosts of their own.
+    // Untested territory.
     setenv("NCCL_HOSTID", fmt::format("facetrain-{}", host().rank()).c_str(), 1);
   }
   nccl = cuda.make_nccl_comm(host(), index);
@@ -187,7 +201,8 @@ std::unique_ptr<World> World::create(const WorldOptions& options) {
   return world;
 }
 
-// ---- end ------------------------------------------------------------------------------------------------------------------
+// ---- end
+// ------------------------------------------------------------------------------------------------------------------
 World::~World() {
   if (std::uncaught_exceptions() > 0) {
     // The communication thread must live on: fail_world will need it.
@@ -210,29 +225,56 @@ int World::threads() const { return parts_->threads; }
 
 std::string World::describe() const {
   const int size = parts_->host().size();
-  const auto plural = [](int n, const char* what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); };
+  const auto plural = [](int n, const char* what) {
+    return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
+  };
   std::string text = plural(size, "rank");
   if (parts_->hosts > 1) text += fmt::format(" on {} hosts", parts_->hosts);
-  text += ", " + (parts_->fewest_threads == parts_->most_threads
-                      ? plural(parts_->threads, "thread")
-                      : fmt::format("{} to {} threads", parts_->fewest_threads, parts_->most_threads));
+  text +=
+      ", " + (parts_->fewest_threads == parts_->most_threads
+                  ? plural(parts_->threads, "thread")
+                  : fmt::format("{} to {} threads", parts_->fewest_threads, parts_->most_threads));
   if (size > 1) text += " each";
   if (parts_->mpi) text += fmt::format(", MPI ({})", mpi_version());
   if (parts_->nccl) text += " and NCCL";
   return text + ", " + parts_->device_name;
 }
 
-// ---- agreement --------------------------------------------------------------------------------------------------------------
-void check_same_on_all_ranks(Communicator& comm, const std::string& what, const std::string& value) {
-  const std::vector<std::string> values = gather_texts(value, comm);
+// ---- agreement
+// --------------------------------------------------------------------------------------------------------------
+namespace {
+
+// The first line that is not the same in all texts (a whole configuration is too long for a
+// message), one per text.
+std::vector<std::string> first_differing_lines(const std::vector<std::string>& texts) {
+  std::vector<std::istringstream> streams;
+  for (const std::string& text : texts) streams.emplace_back(text);
+  for (;;) {
+    std::vector<std::string> lines(texts.size());
+    bool more = false;
+    for (size_t i = 0; i < texts.size(); ++i)
+      more |= static_cast<bool>(std::getline(streams[i], lines[i]));
+    if (!more || std::ranges::any_of(lines, [&](const auto& line) { return line != lines[0]; }))
+      return lines;
+  }
+}
+
+}  // namespace
+
+void check_same_on_all_ranks(Communicator& comm, const std::string& what,
+                             const std::string& value) {
+  const std::vector<std::string> lines = first_differing_lines(gather_texts(value, comm));
   std::map<std::string, std::vector<int>> ranks_of;
-  for (size_t r = 0; r < values.size(); ++r) ranks_of[values[r]].push_back(static_cast<int>(r));
+  for (size_t r = 0; r < lines.size(); ++r) ranks_of[lines[r]].push_back(static_cast<int>(r));
   if (ranks_of.size() == 1) return;
   std::string found;
-  for (const auto& [text, ranks] : ranks_of) {
-    found += fmt::format("{}{} on {}", found.empty() ? "" : ", ", text, name_ranks(ranks));
+  for (const auto& [line, ranks] : ranks_of) {
+    found += fmt::format("{}'{}' on {}", found.empty() ? "" : ", ", line, name_ranks(ranks));
   }
-  FT_FAIL("{} wants to be the same on all ranks, found {}. Start all ranks from the same files with the same arguments", what, found);
+  FT_FAIL(
+      "{} wants to be the same on all ranks, found {}. Start all ranks from the same files with "
+      "the same arguments",
+      what, found);
 }
 
 }  // namespace facetrain

@@ -99,7 +99,7 @@ bool visible(const Rasterizer& rasterizer, const Nuisance& nuisance,
             y = static_cast<int>(std::floor(p.y + 0.5f));
   if (x < 0 || y < 0 || x >= buffer.size() || y >= buffer.size()) return false;
   const int pixel = y * buffer.size() + x;
-  if (cover[pixel] > 0.5f) return false;
+  if (!cover.empty() && cover[pixel] > 0.5f) return false;
   if (nuisance.wear.glasses == Glasses::kDark && rasterizer.lens(pixel) > 1) return false;
   const int sx = std::clamp(static_cast<int>(std::lround(2 * p.x + 0.5f)), 0, buffer.samples() - 1);
   const int sy = std::clamp(static_cast<int>(std::lround(2 * p.y + 0.5f)), 0, buffer.samples() - 1);

@@ -14,7 +14,7 @@ std::array<Vec3, 68> landmark_points(const HeadShape& head);
 std::array<Vec3, 5> five_points(const HeadShape& head);
 
 // Pose, gaze, landmarks and their visibility, attributes, expression, age and quality of `face`.
-// `cover` is the occluder's, [size * size].
+// `cover` is the occluder's, [size * size] or empty.
 void write_labels(const HeadShape& head, const Nuisance& nuisance, const Rasterizer& rasterizer,
                   const std::vector<float>& cover, SyntheticFace& face);
 

@@ -30,16 +30,16 @@ inline Vec3 unit(Vec3 a) { return a * (1.0f / std::sqrt(std::max(dot(a, a), 1e-1
 
 constexpr float mix(float a, float b, float t) { return a + (b - a) * t; }
 constexpr Vec3 mix(Vec3 a, Vec3 b, float t) { return a + (b - a) * t; }
-constexpr float clamp01(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
+constexpr float clamp01(float x) { return std::min(std::max(x, 0.0f), 1.0f); }
 // 0 below `low`, 1 above `high`, smooth between; `low` may exceed `high`.
 constexpr float smooth(float low, float high, float x) {
-  const float t = clamp01((x - low) / (high - low));
+  const float t = clamp01((x - low) * (1 / (high - low)));
   return t * t * (3 - 2 * t);
 }
 // 1 at the origin, 0 from the unit circle on; the argument is the squared distance.
 constexpr float bump(float squared) {
-  const float t = 1 - squared;
-  return t <= 0 ? 0.0f : t * t * t;
+  const float t = std::max(1 - squared, 0.0f);
+  return t * t * t;
 }
 constexpr float square(float x) { return x * x; }
 constexpr float bump(float x, float y) { return bump(x * x + y * y); }

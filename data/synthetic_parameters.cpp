@@ -88,7 +88,7 @@ class NuisanceDraw {
     Random r = stream("view");
     constexpr float kDegree = kPi / 180;
     // Denser towards the front, as pictures of people are.
-    nuisance_.yaw = (r.chance(0.2) ? in(r, -60, 60) : in(r, -24, 24) + in(r, -18, 18)) * kDegree;
+    nuisance_.yaw = (r.chance(0.16) ? in(r, -60, 60) : in(r, -22, 22) + in(r, -18, 18)) * kDegree;
     nuisance_.pitch = (in(r, -6, 6) + in(r, -5, 5)) * kDegree;
     nuisance_.roll = (in(r, -4, 4) + in(r, -3, 3)) * kDegree;
     nuisance_.shift_x = in(r, -1.5, 1.5);
@@ -140,7 +140,7 @@ class NuisanceDraw {
     Random r = stream("age");
     nuisance_.age = std::clamp(face_.age + in(r, -11, 11), 16.0f, 80.0f);
     // The growth inclines, the day decides.
-    const float growth = face_.beard_growth + in(r, -0.3, 0.3);
+    const float growth = face_.beard_growth + in(r, -0.25, 0.25);
     nuisance_.beard = smooth(0.70f, 1.0f, growth);
     nuisance_.moustache = std::max(nuisance_.beard, r.chance(0.04) ? 0.9f : 0.0f);
     if (nuisance_.beard > 0 && r.chance(0.2)) nuisance_.moustache = 0.15f;
@@ -159,7 +159,7 @@ class NuisanceDraw {
     hair.length = hair.cut == HairCut::kLong     ? in(r, -1.6, -1.0)
                   : hair.cut == HairCut::kMedium ? in(r, -0.75, -0.35)
                                                  : in(r, -0.16, 0.02);
-    hair.fringe = r.chance(0.25);
+    hair.fringe = r.chance(0.22);
     hair.volume = in(r, 0.05, hair.cut == HairCut::kShort ? 0.11 : 0.15);
     hair.sweep = in(r, -0.6, 0.6);
     hair.wave = square(in(r, 0, 1));
@@ -214,11 +214,11 @@ class NuisanceDraw {
     light.azimuth = in(r, -0.9, 0.9), light.elevation = in(r, 0.0, 0.75);
     light.key = in(r, 0.45, 0.85), light.fill = in(r, 0.05, 0.25), light.ambient = in(r, 0.34, 0.5);
     const float warm = in(r, -1, 1), green = in(r, -0.04, 0.04);
-    light.tint = {1 + 0.13f * warm, 1 + green, 1 - 0.17f * warm};
+    light.tint = {1 + 0.11f * warm, 1 + green, 1 - 0.15f * warm};
     light.gain = std::exp(in(r, -0.24, 0.20));
     light.gamma = std::exp(in(r, -0.14, 0.14));
     light.saturation = in(r, 0.75, 1.2);
-    if (r.chance(0.04)) light.saturation = 0;
+    if (r.chance(0.03)) light.saturation = 0;
   }
 
   void draw_capture() {

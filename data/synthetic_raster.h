@@ -32,6 +32,8 @@ struct GridMesh {
   Material material;
   int rows, columns;
   bool two_sided = false;
+  // Cells whose corners all have `w` above this are drawn whole, without asking what to keep.
+  float whole_above = 1e9f;
   std::vector<Vertex> vertices;
 
   GridMesh(Material kind, int row_count, int column_count, bool both_sides = false);
@@ -222,7 +224,14 @@ void Rasterizer::draw(const GridMesh& mesh, Keep keep) {
       if (kept == 2) ++lens_[(index / side / 2) * buffer_.size() + index % side / 2];
     };
     const auto& p = drawn.projected;
-    raster::triangle(p[i], p[j], p[k], side, mesh.two_sided, visit);
+    if (std::min({a->w, b->w, c->w}) > mesh.whole_above) {
+      raster::triangle(p[i], p[j], p[k], side, mesh.two_sided,
+                       [&](int index, float, float, float z) {
+                         if (z > buffer_.nearness(index)) buffer_.set(index, z, id);
+                       });
+    } else {
+      raster::triangle(p[i], p[j], p[k], side, mesh.two_sided, visit);
+    }
   };
   const auto mesh_id = static_cast<uint32_t>(drawn_.size()) << 24;
   for (int row = 0; row + 1 < mesh.rows; ++row) {

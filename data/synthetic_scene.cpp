@@ -255,14 +255,15 @@ Levels tone_map(const Lighting& light, const Canvas& canvas) {
   for (size_t i = 0; i < canvas.pixels.size(); ++i) {
     const Vec3 in = canvas.pixels[i] * light.gain;
     const float grey = 0.3f * in.x + 0.6f * in.y + 0.1f * in.z;
-    const Vec3 seen = mix(Vec3{grey, grey, grey}, in, light.saturation);
-    const float channels[3] = {seen.x, seen.y, seen.z};
-    for (int c = 0; c < 3; ++c) {
-      const float at =
-          std::min(std::sqrt(std::max(channels[c], 0.0f)) * (kEntries / kMost), kEntries - 0.5f);
-      const int k = static_cast<int>(at);
-      levels[3 * i + c] = mix(curve[k], curve[k + 1], at - static_cast<float>(k));
-    }
+    levels[3 * i] = mix(grey, in.x, light.saturation);
+    levels[3 * i + 1] = mix(grey, in.y, light.saturation);
+    levels[3 * i + 2] = mix(grey, in.z, light.saturation);
+  }
+  for (float& level : levels) {
+    const float root = std::sqrt(std::max(level, 0.0f));
+    const float at = std::min(root * (kEntries / kMost), kEntries - 0.5f);
+    const int k = static_cast<int>(at);
+    level = mix(curve[k], curve[k + 1], at - static_cast<float>(k));
   }
   return levels;
 }
@@ -297,6 +298,10 @@ Levels resample(const Levels& from, int old_size, int new_size) {
   return pass(rows, new_size, true);
 }
 
+void add_pair(const float* before, const float* after, float weight, int count, float* out) {
+  for (int i = 0; i < count; ++i) out[i] += weight * (before[i] + after[i]);
+}
+
 void blur(Levels& levels, int size, float sigma) {
   if (sigma < 0.28f) return;  // less than half a percent from the neighbours
   const int reach = std::max(1, static_cast<int>(std::ceil(2.5f * sigma)));
@@ -307,24 +312,26 @@ void blur(Levels& levels, int size, float sigma) {
     total += k == 0 ? weights[k] : 2 * weights[k];
   }
   for (float& weight : weights) weight /= total;
-  Levels padded(static_cast<size_t>(3) * (size + 2 * reach)), sums(static_cast<size_t>(3) * size);
-  const auto line = [&](size_t first, size_t stride) {
-    for (int i = -reach; i < size + reach; ++i) {
-      const float* from = &levels[first + stride * std::clamp(i, 0, size - 1)];
-      for (int c = 0; c < 3; ++c) padded[3 * (i + reach) + c] = from[c];
+  const int row = 3 * size;
+  Levels padded(static_cast<size_t>(row) + 6 * reach), across(levels.size());
+  for (int y = 0; y < size; ++y) {
+    const float* from = &levels[static_cast<size_t>(y) * row];
+    for (int i = 0; i < 3 * reach; ++i) {  // the border is repeated
+      padded[i] = from[i % 3];
+      padded[padded.size() - 3 * reach + i] = from[row - 3 + i % 3];
     }
+    std::copy_n(from, row, &padded[3 * reach]);
     const float* middle = &padded[3 * reach];
-    for (int i = 0; i < 3 * size; ++i) sums[i] = weights[0] * middle[i];
-    for (int k = 1; k <= reach; ++k) {
-      const float *before = middle - 3 * k, *after = middle + 3 * k, weight = weights[k];
-      for (int i = 0; i < 3 * size; ++i) sums[i] += weight * (before[i] + after[i]);
-    }
-    for (int i = 0; i < size; ++i) {
-      for (int c = 0; c < 3; ++c) levels[first + stride * i + c] = sums[3 * i + c];
-    }
-  };
-  for (int y = 0; y < size; ++y) line(static_cast<size_t>(3) * y * size, 3);
-  for (int x = 0; x < size; ++x) line(static_cast<size_t>(3) * x, static_cast<size_t>(3) * size);
+    float* out = &across[static_cast<size_t>(y) * row];
+    for (int i = 0; i < row; ++i) out[i] = weights[0] * middle[i];
+    for (int k = 1; k <= reach; ++k) add_pair(middle - 3 * k, middle + 3 * k, weights[k], row, out);
+  }
+  for (int y = 0; y < size; ++y) {
+    const auto line = [&](int at) { return &across[std::clamp(at, 0, size - 1) * size_t(row)]; };
+    float* out = &levels[static_cast<size_t>(y) * row];
+    for (int i = 0; i < row; ++i) out[i] = weights[0] * line(y)[i];
+    for (int k = 1; k <= reach; ++k) add_pair(line(y - k), line(y + k), weights[k], row, out);
+  }
 }
 
 // Adds noise and rounds. The sum of two bytes is spread like a triangle, with a deviation of 104.5:
@@ -361,8 +368,9 @@ Canvas paint_background(const Nuisance& nuisance, int size) {
 
 void paint_occluder(const Nuisance& nuisance, Canvas& canvas, std::vector<float>& cover) {
   const int size = canvas.size;
-  cover.assign(static_cast<size_t>(size) * size, 0.0f);
+  cover.clear();
   if (nuisance.occluder == Occluder::kNone) return;
+  cover.resize(static_cast<size_t>(size) * size);
   const OccluderShape shape(nuisance.occluder, random_key(nuisance.key, name_key("occluder")));
   const float unit_pixel = 112.0f / size, soft = shape.softness();
   const Vec3 light =

@@ -17,7 +17,8 @@ struct Canvas {
 // An out-of-focus room, street or garden in muted colours; even grey for the plain identity.
 Canvas paint_background(const Nuisance& nuisance, int size);
 
-// Paints the occluder over the picture; `cover` [size * size] says where: 0 ... 1.
+// Paints the occluder over the picture; `cover` [size * size] says where: 0 ... 1. It stays empty
+// without an occluder.
 void paint_occluder(const Nuisance& nuisance, Canvas& canvas, std::vector<float>& cover);
 
 // Exposure, saturation, tone curve, resolution, blur, noise: 8-bit pixels.

@@ -170,6 +170,8 @@ void Shader::add_beard(const Vertex& vertex, Feature& feature) const {
   const float side = smooth(0.22f, 0.66f, ax);
   const float line =
       mix(mouth.y - 0.02f, -0.02f, side * side) + 0.05f * (noise(12 * across, 3) - 0.5f);
+  const bool near_lip = ax < 1.35f * mouth.half_width && y < nose.base + 0.03f;
+  if (y > line + 0.05f && !near_lip) return;
   float jaw = smooth(line + 0.05f, line - 0.09f, y);
   const float t = ax / mouth.half_width;
   if (t < 1.1f) jaw *= smooth(0.012f, -0.03f, y - mouth.outer_bottom(std::min(t, 1.0f)));

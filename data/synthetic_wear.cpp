@@ -4,6 +4,9 @@
 namespace facetrain::synthetic {
 namespace {
 
+// Strands end within this distance of the hair's edge.
+constexpr float kRagged = 0.20f;
+
 // The outline that hanging hair keeps below the widest part of the skull.
 HeadShape::Section hair_section(const HeadShape& head, float y) {
   HeadShape::Section s = head.section(std::max(y, 0.05f));
@@ -107,18 +110,19 @@ GridMesh HairShape::mesh(const HeadShape& head) const {
       vertex.u = angle, vertex.v = y, vertex.w = to_end;
     }
   }
+  mesh.whole_above = kRagged;
   mesh.compute_normals();
   return mesh;
 }
 
 int HairShape::keep(float u, float v, float w) const {
-  if (w > 0.20f) return 1;
+  if (w > kRagged) return 1;
   // At the temples the edge runs along the strands, so their ends are not seen there.
   const float ragged = 1 - 0.8f * bump((std::abs(u) - 1.05f) / 0.5f, 0);
   const float across = u * (34 - 12 * style_.wave) + 5 * style_.sweep * v;
   const float strand =
       0.55f * noise(across, 2 * v + shift_) + 0.45f * noise(0.31f * across + 9, 1.1f * v);
-  return w > ragged * (0.20f * square(strand) + 0.03f * strand) ? 1 : 0;
+  return w > ragged * (0.85f * square(strand) + 0.15f * strand) * kRagged ? 1 : 0;
 }
 
 std::vector<GridMesh> hat_meshes(const HeadShape& head, const Wear& wear) {

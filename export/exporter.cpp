@@ -1,0 +1,37 @@
+#include "export/exporter.h"
+
+#include "core/durable_file.h"
+
+namespace facetrain {
+namespace fs = std::filesystem;
+
+void write_export(const Config& section, Backbone& network, const ExportInfo& info,
+                  const fs::path& file) {
+  const auto exporter = Exporters::get().create(section);
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  FT_CHECK(fs::is_directory(folder), "{}: there is no folder {}; make it first", file.string(),
+           folder.string());
+  FT_CHECK(!fs::is_directory(file), "{} is a folder; wanted the name of a file", file.string());
+  fs::path temporary = file;
+  temporary += ".partial";
+  try {
+    exporter->write(network, info, temporary);
+    exporter->verify(network, info, temporary);
+    rename_durably(temporary, file);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
+}
+
+std::vector<std::pair<std::string, torch::Tensor>> public_tensors(const Backbone& network) {
+  std::vector<std::pair<std::string, torch::Tensor>> tensors;
+  for (const auto& item : network.named_parameters())
+    tensors.emplace_back(item.key(), item.value().detach());
+  for (const auto& item : network.named_buffers())
+    tensors.emplace_back(item.key(), item.value().detach());
+  return tensors;
+}
+
+}  // namespace facetrain

@@ -1,0 +1,158 @@
+#include "trainer/model_loader.h"
+
+#include <torch/torch.h>
+
+#include <filesystem>
+
+#include "core/check.h"
+#include "core/safetensors.h"
+#include "models/init_weights.h"
+#include "trainer/checkpoint.h"
+
+namespace facetrain {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kExportedConfig = "facetrain.config";
+constexpr const char* kAverage = "ema.backbone.";
+
+// Where the weights lie and what they belong to.
+struct Origin {
+  fs::path weights;
+  Config config;
+  std::string describe;
+};
+
+// The keys that say how to build the network and its input; everything else of a training
+// configuration is left out.
+struct ModelConfig {
+  struct Data {
+    int64_t size = 0;
+    std::string fit = "error";
+    Config normalize;
+    void fields(auto& f) {
+      f("size", size, range(0, 4096), "pixels of the square network input; 0: the network's own");
+      f("fit", fit, one_of("error", "resize", "crop"), "what to do with images of another size");
+      f("normalize", normalize, "face | imagenet | {mean: .., deviation: ..}");
+    }
+  };
+  Config model;
+  Data data;
+  void fields(auto& f) {
+    f("model", model, "network");
+    f("data", data, "its input");
+  }
+};
+
+// A section that has only the named keys of another; values are shared.
+ConfigNodePtr select(const ConfigNode& from, const std::vector<std::string>& keys) {
+  auto node = std::make_shared<ConfigNode>();
+  node->kind = ConfigNode::Kind::kMap;
+  node->file = from.file;
+  node->line = from.line;
+  node->path = from.path;
+  for (const std::string& key : keys)
+    if (const auto value = from.find(key)) node->map.emplace_back(key, value);
+  return node;
+}
+
+Config model_part(const Config& whole) {
+  ConfigNodePtr root = select(whole.node(), {"model"});
+  if (const auto data = whole.node().find("data"))
+    root->map.emplace_back("data", select(*data, {"size", "fit", "normalize"}));
+  return Config(root);
+}
+
+Origin open_checkpoint(const fs::path& folder, const std::string& describe) {
+  return {folder / "model.safetensors",
+          model_part(Config::parse(read_meta(folder).config, (folder / "meta.yaml").string())),
+          describe};
+}
+
+Origin open_folder(const fs::path& folder) {
+  if (is_checkpoint(folder))
+    return open_checkpoint(folder, fmt::format("checkpoint {}", folder.string()));
+  if (const auto newest = newest_checkpoint(folder))
+    return open_checkpoint(*newest,
+                           fmt::format("run {}, {}", folder.string(), newest->filename().string()));
+  FT_CHECK(!fs::exists(folder / "config.yaml"),
+           "run {} has no checkpoint yet: wait for the first (checkpoint.every), or write one now "
+           "with SIGUSR1",
+           folder.string());
+  FT_FAIL(
+      "{} is neither a run nor a checkpoint: wanted a folder with config.yaml and `latest`, or "
+      "with meta.yaml",
+      folder.string());
+}
+
+Origin open_file(const fs::path& file) {
+  FT_CHECK(file.extension() == ".safetensors",
+           "{}: wanted a run folder, a checkpoint folder or a .safetensors file", file.string());
+  const SafetensorsFile tensors(file);
+  const auto config = tensors.metadata().find(kExportedConfig);
+  if (config != tensors.metadata().end())
+    return {file, model_part(Config::parse(config->second, file.string())),
+            fmt::format("exported file {}", file.string())};
+  return {file, Config::parse("{model: {}, data: {}}", file.string()),
+          fmt::format("weights {}", file.string())};
+}
+
+// Replaces weights by their averages; the network's own buffers stay. Returns whether there are
+// any.
+bool take_averages(Backbone& network, const fs::path& weights) {
+  const SafetensorsFile file(weights);
+  bool found = false;
+  const torch::NoGradGuard no_grad;
+  for (auto& item : network.named_parameters()) {
+    const std::string name = kAverage + item.key();
+    if (!file.has(name)) continue;  // frozen parameters have no average
+    const torch::Tensor average = file.read(name);
+    FT_CHECK(average.sizes() == item.value().sizes(), "{}: '{}' is [{}], the network wants [{}]",
+             weights.string(), name, fmt::join(average.sizes(), ", "),
+             fmt::join(item.value().sizes(), ", "));
+    item.value().copy_(average);
+    found = true;
+  }
+  return found;
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::string& what, std::span<const std::string> overrides,
+                       c10::Device device) {
+  FT_CHECK(fs::exists(what),
+           "there is no '{}': wanted a run folder, a checkpoint folder or a .safetensors file",
+           what);
+  Origin origin = fs::is_directory(what) ? open_folder(what) : open_file(what);
+  std::vector<std::string> words(overrides.begin(), overrides.end());
+  words.push_back("model.init=");  // its weights are being loaded, not those that it started from
+  origin.config.override_with(words);
+  const auto options = origin.config.as<ModelConfig>();
+  FT_CHECK(!options.model.name().empty(),
+           "{} does not say which network it belongs to: add model.name=... (and "
+           "data.normalize=...) to the command line; known: {}",
+           what, fmt::join(Backbones::get().names(), ", "));
+  LoadedModel model;
+  model.describe = origin.describe;
+  model.backbone = create_backbone(options.model, {0, options.data.size});
+  load_weights(*model.backbone, origin.weights, true);
+  if (take_averages(*model.backbone, origin.weights)) model.describe += ", averaged weights";
+  for (auto& parameter : model.backbone->parameters()) parameter.requires_grad_(false);
+  model.backbone->to(device);
+  model.backbone->eval();
+  model.normalization = Normalization::parse(options.data.normalize);
+  model.images.size = model.backbone->image_size();
+  model.images.fit = options.data.fit;
+  model.config = origin.config.dump();
+  return model;
+}
+
+EmbedFunction embed_function(const LoadedModel& model, c10::Device device) {
+  return [backbone = model.backbone, normalization = model.normalization,
+          device](const at::Tensor& images) {
+    const torch::NoGradGuard no_grad;
+    return backbone->forward(normalise(images.to(device), normalization, at::kFloat)).embedding;
+  };
+}
+
+}  // namespace facetrain

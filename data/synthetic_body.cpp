@@ -3,8 +3,8 @@
 namespace facetrain::synthetic {
 namespace {
 
-constexpr int kFrontColumns = 20, kBackColumns = 6, kHalf = kFrontColumns + kBackColumns;
-constexpr int kSkullRows = 7, kFaceRows = 45;
+constexpr int kFrontColumns = 17, kBackColumns = 5, kHalf = kFrontColumns + kBackColumns;
+constexpr int kSkullRows = 5, kFaceRows = 37;
 
 // Columns are close together in the middle of the face, rows below the forehead.
 float head_angle(int column) {

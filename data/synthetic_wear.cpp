@@ -85,7 +85,7 @@ float HairShape::thickness(float theta, float y, float to_end) const {
 }
 
 GridMesh HairShape::mesh(const HeadShape& head) const {
-  GridMesh mesh(Material::kHair, 23, 65, true);
+  GridMesh mesh(Material::kHair, 19, 53, true);
   std::vector<float> ends(mesh.columns), sines(mesh.columns), cosines(mesh.columns);
   const auto angle_of = [&](int column) {
     return 2 * kPi * (static_cast<float>(column) / (mesh.columns - 1) - 0.5f);

@@ -46,14 +46,18 @@ std::function<void(int64_t, int64_t)> show_progress(const std::string& verb) {
   };
 }
 
+std::string count(int64_t number, const char* thing) {
+  return fmt::format("{} {}{}", number, thing, number == 1 ? "" : "s");
+}
+
 std::string mebibytes(int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
 void report_set(const std::filesystem::path& out, const ShardSetResult& set) {
-  log_info("{}: {} images in {} shards, {}{}", out.string(), set.records, set.shards,
-           mebibytes(set.bytes),
-           set.kept > 0 ? fmt::format(" ({} shards were there already)", set.kept) : "");
+  log_info("{}: {} in {}, {}{}", out.string(), count(set.records, "image"),
+           count(set.shards, "shard"), mebibytes(set.bytes),
+           set.kept > 0 ? fmt::format(" ({} of them complete before)", set.kept) : "");
 }
 
 // ------------------------------------------------------------------------------------------ pack
@@ -249,8 +253,8 @@ void print_identities(const SetInfo& info) {
 
 void print_info(const std::string& path) {
   const SetInfo info = inspect_set(path);
-  log_info("set {}: {} images in {} shards, {} ({} of images)", info.name, info.images, info.shards,
-           mebibytes(info.file_bytes), mebibytes(info.image_bytes));
+  log_info("set {}: {} in {}, {} ({} of images)", info.name, count(info.images, "image"),
+           count(info.shards, "shard"), mebibytes(info.file_bytes), mebibytes(info.image_bytes));
   print_identities(info);
   print_columns(info);
   print_sizes(info);
@@ -265,11 +269,11 @@ void print_info(const std::string& path) {
 void verify(const std::string& path, int64_t jobs) {
   const VerifyResult result = verify_set(path, jobs, show_progress("verifying"));
   for (const std::string& failure : result.failures) log_line("FAILED " + failure);
-  FT_CHECK(result.failures.empty(),
-           "'{}': {} failures in {} images of {} shards: copy or pack the named shards again", path,
-           result.failures.size(), result.images, result.shards);
-  log_info("{}: {} images in {} shards, every checksum is right and every image decodes", path,
-           result.images, result.shards);
+  FT_CHECK(result.failures.empty(), "'{}': {} in {}: copy or pack the named shards again", path,
+           count(static_cast<int64_t>(result.failures.size()), "failure"),
+           count(result.shards, "shard"));
+  log_info("{}: {} in {}, every checksum is right and every image decodes", path,
+           count(result.images, "image"), count(result.shards, "shard"));
 }
 
 void add_info(CLI::App& shards) {

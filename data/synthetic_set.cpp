@@ -98,8 +98,10 @@ SyntheticSetResult write_synthetic_set(const SyntheticSetOptions& options) {
       options.test_images > 0 ? options.test_images : std::clamp<int64_t>(options.images, 2, 20);
   FT_CHECK(options.test_identities == 0 || test_images >= 2,
            "wanted at least 2 images of a test identity, for a pair, found {}", test_images);
-  const fs::path whole = fs::absolute(options.out).lexically_normal();
-  const fs::path out = whole.has_filename() ? whole : whole.parent_path();
+  const fs::path clean = options.out.lexically_normal();
+  const fs::path out = clean.has_filename() ? clean : clean.parent_path();
+  FT_CHECK(!out.filename().empty() && out.filename() != "." && out.filename() != "..",
+           "wanted a folder with a name of its own for --out, found '{}'", options.out.string());
   SyntheticSetResult result;
   result.train = write_split(options, {out, 0, options.identities, options.images});
   if (options.test_identities == 0) return result;

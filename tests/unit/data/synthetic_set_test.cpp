@@ -36,10 +36,14 @@ TEST(SyntheticSet, HoldsExactlyTheRenderedFaces) {
   ASSERT_EQ(train->size(), 12);
   EXPECT_EQ(train->identities(), 3);
   EXPECT_EQ(test->identities(), 4);
+  struct Place {
+    const Source& source;
+    int64_t index, person, image;
+  };
   for (const auto& [source, index, person, image] :
-       {std::tuple{train, int64_t{6}, int64_t{1}, int64_t{2}}, {test, 9, 5, 1}}) {
+       std::vector<Place>{{*train, 6, 1, 2}, {*test, 9, 5, 1}}) {
     const SyntheticFace face = render_synthetic_face({5, 48, true}, person, image);
-    const Sample sample = source->read(index);
+    const Sample sample = source.read(index);
     EXPECT_EQ(sample.fields.at("identity").item<int64_t>(), index / 4);
     const auto same = [&](const char* name, const auto& wanted) {
       const at::Tensor found = sample.fields.at(name);

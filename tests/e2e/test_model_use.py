@@ -5,9 +5,7 @@ embeddings, and that the figures are those of a second implementation of the pro
 """
 
 import json
-import os
 import pathlib
-import subprocess
 
 import h5py
 import numpy
@@ -16,17 +14,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-PROGRAM = os.environ["FACETRAIN_PROGRAM"]
+import program
+
 MODEL = ["model.name=iresnet18", "model.width=0.125", "model.embedding=16", "data.size=32"]
 
 
-def run(*words, ranks=0, code=0):
-    command = [PROGRAM, *map(str, words)]
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    if ranks:
-        command = ["mpirun", "-np", str(ranks), "--bind-to", "none", "--oversubscribe", *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+def run(*words, ranks=1, code=0):
+    done = program.run(words, ranks=ranks, check=False)
+    assert done.returncode == code, f"{words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout if code == 0 else done.stdout + done.stderr
 
 

@@ -107,14 +107,6 @@ __global__ void row_sums_kernel(const T* cosines, Chunk chunk, RowRule rule, Row
   if (sums.value_sum) sums.value_sum[b] = sums.value_sum[b] * fade + value;
 }
 
-__device__ void put(float* to, float v) { *to = v; }
-__device__ void put(double* to, double v) { *to = v; }
-// Rounds to nearest, ties to even; a NaN stays one.
-__device__ void put(Bfloat16* to, float v) {
-  const uint32_t bits = __float_as_uint(v);
-  to->bits = static_cast<uint16_t>(v == v ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : 0x7fc0u);
-}
-
 template <class T, class Out>
 __global__ void row_gradients_kernel(const T* cosines, Out* out, Chunk chunk, RowRule rule,
                                      RowVectors<T> rows, RowGradients<T> gradients) {

@@ -14,13 +14,6 @@ __device__ T sum_warp(T value) {
   return value;
 }
 
-__device__ void put(float* to, float v) { *to = v; }
-__device__ void put(double* to, double v) { *to = v; }
-__device__ void put(Bfloat16* to, float v) {
-  const uint32_t bits = __float_as_uint(v);
-  to->bits = static_cast<uint16_t>(v == v ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : 0x7fc0u);
-}
-
 // The row of this warp, or -1.
 __device__ int64_t row_of_warp(int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;

@@ -118,7 +118,10 @@ ClassifierPass::ClassifierPass(ClassShard shard, Margin& margin, Communicator& c
       input_(std::move(input)),
       rule_(margin.rule()),
       shared_bias_(std::move(shared_bias)),
-      workspace_bytes_(workspace_bytes) {}
+      workspace_bytes_(workspace_bytes) {
+  FT_CHECK(rule_.bias != Bias::kShared || rule_.reduction == RowReduction::kSoftplusSum,
+           "a margin with a shared bias must use the softplus sum: a softmax does not see it");
+}
 
 kernels::RowRule ClassifierPass::row_rule() const {
   return {rule_.negative,   rule_.reduction,  rule_.negative_a,

@@ -1,6 +1,7 @@
 #include "losses/sharded_classifier.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "losses/class_draws.h"
 
@@ -8,11 +9,12 @@ namespace facetrain {
 
 // The node of the graph: embeddings and parameters in, losses out. The gradient of the sharded
 // parameters is written by the pass itself; that of the embeddings and of the shared bias goes on
-// through autograd.
+// through autograd. What may be undefined is an optional: a node cannot take an undefined tensor.
 struct ClassifierFunction : torch::autograd::Function<ClassifierFunction> {
   static torch::Tensor forward(torch::autograd::AutogradContext* ctx,
                                const torch::Tensor& embeddings, const torch::Tensor& /*weight*/,
-                               const torch::Tensor& /*bias*/, const torch::Tensor& /*shared_bias*/,
+                               const std::optional<torch::Tensor>& /*bias*/,
+                               const std::optional<torch::Tensor>& /*shared_bias*/,
                                const torch::Tensor& labels, const torch::Tensor& positions,
                                c10::intrusive_ptr<ClassifierPass> pass,
                                ShardedClassifier* classifier) {
@@ -121,8 +123,9 @@ torch::Tensor ShardedClassifier::forward(const torch::Tensor& embeddings,
   auto pass =
       c10::make_intrusive<ClassifierPass>(shard, *margin_, comm_, input, shared_bias,
                                           static_cast<int64_t>(options_.workspace_mb * 1e6));
-  const torch::Tensor losses = ClassifierFunction::apply(embeddings, weight, bias, shared_bias,
-                                                         labels, positions, pass, this);
+  const auto optional = [](const torch::Tensor& t) { return std::optional<torch::Tensor>(t); };
+  const torch::Tensor losses = ClassifierFunction::apply(
+      embeddings, weight, optional(bias), optional(shared_bias), labels, positions, pass, this);
   check_gathered(pass->input().label, pass->counts());
   target_cosine_ = pass->input().target.mean();
   feature_norm_ = pass->input().norm.mean();

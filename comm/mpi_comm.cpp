@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 
 #include "comm/deadline.h"
 #include "comm/host_reduce.h"
+#include "comm/mpi_types.h"
 #include "core/check.h"
 
 namespace facetrain {
@@ -23,93 +23,7 @@ constexpr int64_t kSmallBytes = 8 << 10;
 // Working memory of an ordered sum, per rank.
 constexpr int64_t kBlockBytes = 8 << 20;
 
-void check_mpi(int code, const char* what) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  FT_FAIL("{} failed: {}", what, std::string_view(text, length));
-}
-#define FT_MPI(call) check_mpi(call, #call)
-
 std::byte* bytes_of(const at::Tensor& tensor) { return static_cast<std::byte*>(tensor.data_ptr()); }
-
-// `count` bytes that stand `stride` bytes after those of the rank before.
-class StridedType {
- public:
-  StridedType(int64_t count, int64_t stride) {
-    MPI_Datatype plain;
-    FT_MPI(MPI_Type_contiguous(static_cast<int>(count), MPI_BYTE, &plain));
-    FT_MPI(MPI_Type_create_resized(plain, 0, stride, &type_));
-    FT_MPI(MPI_Type_commit(&type_));
-    MPI_Type_free(&plain);
-  }
-  ~StridedType() { MPI_Type_free(&type_); }
-  StridedType(const StridedType&) = delete;
-  StridedType& operator=(const StridedType&) = delete;
-  MPI_Datatype get() const { return type_; }
-
- private:
-  MPI_Datatype type_;
-};
-
-// Reducible types for MPI's own algorithms. bf16 and fp16 have no MPI type: two bytes, and a sum in
-// fp32 per pair.
-struct ReductionTypes {
-  MPI_Datatype bf16, fp16;
-  MPI_Op sum, max;
-};
-
-const ReductionTypes& reduction_types();
-
-at::ScalarType scalar_type_of(MPI_Datatype type) {
-  if (type == reduction_types().bf16) return at::kBFloat16;
-  if (type == reduction_types().fp16) return at::kHalf;
-  if (type == MPI_DOUBLE) return at::kDouble;
-  if (type == MPI_FLOAT) return at::kFloat;
-  if (type == MPI_INT64_T) return at::kLong;
-  return type == MPI_INT32_T ? at::kInt : at::kByte;
-}
-
-MPI_Datatype mpi_type_of(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return MPI_DOUBLE;
-    case at::kFloat:
-      return MPI_FLOAT;
-    case at::kBFloat16:
-      return reduction_types().bf16;
-    case at::kHalf:
-      return reduction_types().fp16;
-    case at::kLong:
-      return MPI_INT64_T;
-    case at::kInt:
-      return MPI_INT32_T;
-    default:
-      return MPI_UINT8_T;
-  }
-}
-
-template <ReduceOp op>
-void combine(void* in, void* inout, int* count, MPI_Datatype* type) {
-  const std::array<const void*, 2> parts = {in, inout};
-  reduce_in_rank_order(scalar_type_of(*type), op, parts, inout, *count);
-}
-
-// Made once and kept to the end of the process.
-const ReductionTypes& reduction_types() {
-  static const ReductionTypes types = [] {
-    ReductionTypes made;
-    for (MPI_Datatype* type : {&made.bf16, &made.fp16}) {
-      FT_MPI(MPI_Type_contiguous(2, MPI_BYTE, type));
-      FT_MPI(MPI_Type_commit(type));
-    }
-    FT_MPI(MPI_Op_create(combine<ReduceOp::kSum>, /*commute=*/1, &made.sum));
-    FT_MPI(MPI_Op_create(combine<ReduceOp::kMax>, /*commute=*/1, &made.max));
-    return made;
-  }();
-  return types;
-}
 
 // Ranks may share cores: after a short spin the core is given away, then the thread sleeps for
 // moments.
@@ -160,7 +74,6 @@ MpiComm::MpiComm(MPI_Comm world, MpiCommOptions options)
   MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
   MPI_Comm_rank(comm_, &rank_);
   MPI_Comm_size(comm_, &size_);
-  reduction_types();
   thread_ = std::thread([this] { run(); });
 }
 
@@ -275,15 +188,15 @@ void MpiComm::give_up(const Call& call, double waited) {
 void MpiComm::execute(const Call& call) {
   switch (call.kind) {
     case Kind::kAllReduce:
-      return deterministic_ ? all_reduce_ordered(call) : all_reduce(call);
+      return deterministic_ ? do_all_reduce_ordered(call) : do_all_reduce(call);
     case Kind::kAllGather:
-      return all_gather(call);
+      return do_all_gather(call);
     case Kind::kReduceScatter:
-      return reduce_scatter(call);
+      return do_reduce_scatter(call);
     case Kind::kBroadcast:
-      return broadcast(call);
+      return do_broadcast(call);
     case Kind::kAllToAll:
-      return all_to_all(call);
+      return do_all_to_all(call);
     case Kind::kBarrier: {
       MPI_Request request;
       FT_MPI(MPI_Ibarrier(comm_, &request));
@@ -292,9 +205,9 @@ void MpiComm::execute(const Call& call) {
   }
 }
 
-void MpiComm::all_reduce(const Call& call) {
+void MpiComm::do_all_reduce(const Call& call) {
   const MPI_Datatype type = mpi_type_of(call.in.scalar_type());
-  const MPI_Op op = call.op == ReduceOp::kSum ? reduction_types().sum : reduction_types().max;
+  const MPI_Op op = mpi_op_of(call.op);
   const int64_t total = call.in.numel();
   for (int64_t begin = 0; begin < total; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, total - begin);
@@ -305,7 +218,7 @@ void MpiComm::all_reduce(const Call& call) {
   }
 }
 
-void MpiComm::all_reduce_ordered(const Call& call) {
+void MpiComm::do_all_reduce_ordered(const Call& call) {
   const int64_t bytes = call.in.element_size(), total = call.in.numel();
   if (call.in.nbytes() <= kSmallBytes && total <= options_.max_count)
     return reduce_small(bytes_of(call.out), total, call);
@@ -351,7 +264,7 @@ void MpiComm::reduce_block(std::byte* data, int64_t count, const Call& call) {
   complete(request, call);
 }
 
-void MpiComm::all_gather(const Call& call) {
+void MpiComm::do_all_gather(const Call& call) {
   const int64_t part = call.in.nbytes();
   for (int64_t begin = 0; begin < part; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, part - begin);
@@ -366,7 +279,7 @@ void MpiComm::all_gather(const Call& call) {
 
 // Always in rank order: sending each part to the rank that keeps it is as little traffic as there
 // can be.
-void MpiComm::reduce_scatter(const Call& call) {
+void MpiComm::do_reduce_scatter(const Call& call) {
   const int64_t bytes = call.in.element_size(), total = call.out.numel();
   const int64_t most = std::clamp<int64_t>(kBlockBytes / bytes / size_, 1, options_.max_count);
   std::vector<std::byte> received(std::min(most, total) * bytes * size_);
@@ -384,7 +297,7 @@ void MpiComm::reduce_scatter(const Call& call) {
   }
 }
 
-void MpiComm::broadcast(const Call& call) {
+void MpiComm::do_broadcast(const Call& call) {
   const int64_t total = call.in.nbytes();
   for (int64_t begin = 0; begin < total; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, total - begin);
@@ -395,7 +308,7 @@ void MpiComm::broadcast(const Call& call) {
   }
 }
 
-void MpiComm::all_to_all(const Call& call) {
+void MpiComm::do_all_to_all(const Call& call) {
   const int64_t part = call.in.nbytes() / size_;
   for (int64_t begin = 0; begin < part; begin += options_.max_count) {
     const int64_t count = std::min(options_.max_count, part - begin);

@@ -24,7 +24,7 @@ struct MpiCommOptions {
   int64_t max_count =
       int64_t{1} << 30;  // elements (bytes, where data only moves) of one MPI call and rank
   // Sums in rank order: the same bits as ThreadComm's. Default: FACETRAIN_DETERMINISTIC_REDUCE=1.
-  std::optional<bool> deterministic;
+  std::optional<bool> deterministic = std::nullopt;
   bool stage_host_tensors = false;  // for tests of the staged path without a device
 };
 
@@ -54,14 +54,14 @@ class MpiComm : public Communicator {
   };
   void run();
   void execute(const Call& call);
-  void all_reduce(const Call& call);
-  void all_reduce_ordered(const Call& call);
+  void do_all_reduce(const Call& call);
+  void do_all_reduce_ordered(const Call& call);
   void reduce_block(std::byte* data, int64_t count, const Call& call);
   void reduce_small(std::byte* data, int64_t count, const Call& call);
-  void all_gather(const Call& call);
-  void reduce_scatter(const Call& call);
-  void broadcast(const Call& call);
-  void all_to_all(const Call& call);
+  void do_all_gather(const Call& call);
+  void do_reduce_scatter(const Call& call);
+  void do_broadcast(const Call& call);
+  void do_all_to_all(const Call& call);
 
   // Polls until the request is complete; leaves the process when the deadline passes.
   void complete(MPI_Request request, const Call& call);

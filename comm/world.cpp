@@ -1,6 +1,7 @@
 #include "comm/world.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <mpi.h>
 #include <sched.h>
 #include <unistd.h>

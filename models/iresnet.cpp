@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/freeze.h"
 #include "models/backbone.h"
 #include "models/init_weights.h"
 #include "models/layers.h"
@@ -44,7 +45,7 @@ class Block : public torch::nn::Module {
   torch::nn::Sequential downsample{nullptr};
 };
 
-class IResNet : public Backbone {
+class IResNet : public Backbone, public FreezePolicy {
  public:
   IResNet(const CommonModelOptions& options, const BackboneContext& context,
           const std::array<int64_t, 4>& blocks)
@@ -68,7 +69,7 @@ class IResNet : public Backbone {
     dropout = register_module("dropout", Dropout(options.dropout, "dropout"));
     fc = register_module("fc", Linear(channels * side * side, options.embedding));
     features = register_module("features", BatchNorm(options.embedding));
-    features->weight.set_requires_grad(false);  // fixed at 1, yet part of the files
+    features->weight.set_requires_grad(false);
     initialise(context.seed);
   }
 
@@ -82,6 +83,9 @@ class IResNet : public Backbone {
   }
 
   int64_t image_size() const override { return image_size_; }
+  std::vector<std::string> frozen() const override {
+    return {"features.weight"};  // fixed at 1, yet part of the files
+  }
 
  private:
   // Convolutions N(0, 0.1); fc as PyTorch's Linear, U(-1/√in, 1/√in); norms 1 and 0, slopes 0.25 by

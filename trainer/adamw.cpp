@@ -25,10 +25,10 @@ class AdamW : public Optimizer {
   void update(torch::TensorList tensors, torch::TensorList gradients,
               const std::vector<std::vector<torch::Tensor>>& states, double lr, double weight_decay,
               int64_t number) override {
-    // The fused operator adds one to each tensor's counter before it uses it.
+    // The operator wants counters that include this update: it corrects by 1 - beta^counter.
     std::vector<torch::Tensor> steps;
     for (const auto& tensor : tensors)
-      steps.push_back(torch::full({}, static_cast<double>(number - 1),
+      steps.push_back(torch::full({}, static_cast<double>(number),
                                   torch::TensorOptions(torch::kFloat).device(tensor.device())));
     at::_fused_adamw_(tensors, gradients, states[0], states[1], {}, steps, lr, options_.beta1, options_.beta2,
                       weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false);

@@ -1,0 +1,48 @@
+"""Every file of configs/ (configs/base holds what they share) runs for two steps, and opens with its own command.
+
+Data, sizes of batch and network, and the device are overridden; what a file says about margins, optimizer, schedule, clipping
+and sampling runs as it is, at the image size that it asks for.
+"""
+import pytest
+from program import ROOT, metrics, newest_checkpoint, run, tiny_faces
+
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "base" not in p.relative_to(ROOT / "configs").parts)
+OVERRIDES = ["data.batch_size=8", "data.fit=resize", "data.workers=1", "device=cpu", "trainer.precision=fp32",
+             "trainer.steps=2", "trainer.accumulate=1", "model.width=0.0625", "model.embedding=32", "classifier.classes=0",
+             "checkpoint.every=0", "eval.every=0", "log.every=1"]
+
+
+def name_of(config):
+    return str(config.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """As shards: what the files are written for."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny_faces(folder / "faces", identities=4, images=4, size=48)
+    run(["shards", "pack", "--out", folder / "shards", folder / "faces", "--jobs", 1])
+    return folder / "shards"
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) >= 2, CONFIGS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_it_runs_two_steps(config, faces, tmp_path):
+    run(["train", config, f"run={tmp_path}/run", f"data.train={faces}", "eval.sets=[]", *OVERRIDES])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+    assert all(line["loss"] > 0 for line in metrics(tmp_path / "run"))
+    assert newest_checkpoint(tmp_path / "run").name == "step_000000002"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_it_opens_with_its_command(config):
+    """A comment that says what it is, and a line that a user can copy."""
+    lines = config.read_text().splitlines()
+    comment = lines[:next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    assert len(comment) >= 2, "wanted what this is, and the command that runs it"
+    commands = [line for line in comment if name_of(config) in line]
+    assert commands, f"no line of the opening comment names {name_of(config)}"
+    assert any("facetrain train" in line or "launch/" in line for line in commands), commands

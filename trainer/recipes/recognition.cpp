@@ -1,4 +1,6 @@
 // Face recognition by a sharded margin softmax. Deng et al. 2019, arXiv:1801.07698, eq. 3; An et al. 2022, arXiv:2203.15565.
+#include <ATen/autocast_mode.h>
+
 #include "eval/embedder.h"
 #include "eval/verification.h"
 #include "losses/sharded_classifier.h"
@@ -42,7 +44,7 @@ class Recognition : public Recipe {
   }
 
   StepOutput step(const Batch& batch, const Progress&) override {
-    const auto embedding = embed(batch["image"]);
+    const auto embedding = for_classifier(embed(batch["image"]));
     const auto losses = classifier_->forward(embedding, batch["identity"], batch.position);
     StepOutput out;
     out.terms.push_back({"loss", losses.sum(), 1});
@@ -70,7 +72,14 @@ class Recognition : public Recipe {
  private:
   // Images [B, H, W, 3] uint8 -> [B, D].
   torch::Tensor embed(const torch::Tensor& images) {
-    return backbone_->forward(normalise(images, normalization_, backbone_->parameters().front().scalar_type())).embedding;
+    const auto type = backbone_->parameters().front().scalar_type();
+    return backbone_->forward(normalise(images, normalization_, type)).embedding;
+  }
+
+  // Networks end in fp32; under autocast the classifier multiplies in the narrow type and sums in fp32.
+  static torch::Tensor for_classifier(const torch::Tensor& embedding) {
+    const auto device = embedding.device().type();
+    return at::autocast::is_autocast_enabled(device) ? embedding.to(at::autocast::get_autocast_dtype(device)) : embedding;
   }
 
   Communicator& comm_;

@@ -93,7 +93,9 @@ TEST_P(RowUpdate, DenseEqualsAFullGradientWithZerosAndSparseLeavesOtherRowsAlone
       full.tensor.mutable_grad() = gradient;
       ours->step(at(0.1, step));
       reference->step(at(0.1, step));
-      if (dense) EXPECT_LT((sharded.tensor - full.tensor).abs().max().item<double>(), 1e-14);
+      if (dense) {
+        EXPECT_LT((sharded.tensor - full.tensor).abs().max().item<double>(), 1e-14);
+      }
     }
     if (dense) continue;
     for (int64_t row = 0; row < 5; ++row)

@@ -24,92 +24,6 @@ void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
-// Buffers of one chunk, made once and used for all: the chunk's rows as factors of GEMMs, its
-// cosines, its gradients.
-struct ClassifierPass::Workspace {
-  Workspace(const ClassifierPass& pass, bool gradients)
-      : pass_(pass),
-        group_(pass.rule_.rows_per_class),
-        batch_(pass.factors_.size(0)),
-        dim_(pass.shard_.weight.size(1)) {
-    const auto sums = pass.features_.options(), products = pass.factors_.options();
-    narrow_ = products.dtype() != sums.dtype();
-    const int64_t wide = static_cast<int64_t>(pass.features_.element_size());
-    const int64_t factor = static_cast<int64_t>(pass.factors_.element_size());
-    const int64_t of_rows = dim_ * (factor + (gradients ? wide : 0));
-    const int64_t of_cosines = batch_ * (wide + (gradients && narrow_ ? factor : 0));
-    const int64_t of_groups = group_ > 1 ? batch_ * (2 * wide + 8) : 0;
-    const int64_t per_class = group_ * (of_rows + of_cosines) + of_groups;
-    const int64_t all = std::max<int64_t>(1, pass.shard_.step_classes());
-    size_ = std::clamp<int64_t>(pass.workspace_bytes_ / per_class / 16 * 16,
-                                std::min<int64_t>(16, all), all);
-    unit_ = at::empty({size_ * group_, dim_}, products);
-    inverse_ = at::empty({size_ * group_}, sums);
-    cosines_ = at::empty({batch_ * size_ * group_}, sums);
-    if (!gradients) return;
-    if (narrow_) gradient_ = at::empty({batch_ * size_ * group_}, products);
-    unit_gradient_ = at::empty({size_ * group_, dim_}, sums);
-  }
-
-  // Calls body for the chunks of the list of classes, after filling in unit() and inverse().
-  template <class Body>
-  void for_chunks(Body body) {
-    const int64_t all = pass_.shard_.step_classes();
-    for (first_ = 0; first_ < all; first_ += size_) {
-      count_ = std::min(size_, all - first_);
-      unit_rows(pass_.shard_.weight, range(), pass_.rule_.normalise, unit(), inverse());
-      body();
-    }
-  }
-  // Cosines (or products) of the chunk [B, n], the largest of each class's rows.
-  at::Tensor cosines() {
-    const at::Tensor all =
-        cosines_.narrow(0, 0, batch_ * count_ * group_).view({batch_, count_ * group_});
-    matmul(pass_.factors_, unit().t(), all, false);
-    if (group_ == 1) return pass_.shard_.bias.defined() ? at::Tensor(all).add_(bias()) : all;
-    auto [largest, which] = all.view({batch_, count_, group_}).max(2);
-    which_ = which;
-    return pass_.shard_.bias.defined() ? largest.add_(bias()) : largest;
-  }
-  // Where the gradient by the cosines goes; may be the cosines' own place.
-  at::Tensor gradient_for(const at::Tensor& cosines) {
-    return narrow_ ? gradient_.narrow(0, 0, batch_ * count_).view({batch_, count_}) : cosines;
-  }
-  // [B, n] to [B, K n]: each class's gradient goes to the row that was the largest.
-  at::Tensor by_rows(const at::Tensor& gradient) const {
-    if (group_ == 1) return gradient;
-    return at::zeros({batch_, count_, group_}, gradient.options())
-        .scatter_(2, which_.unsqueeze(2), gradient.unsqueeze(2))
-        .view({batch_, count_ * group_});
-  }
-  // Gradient of the chunk's rows, from [B, K n].
-  void write_gradient(const at::Tensor& gradient, const at::Tensor& all_rows, bool accumulate) {
-    const at::Tensor to = all_rows.narrow(0, first_ * group_, count_ * group_);
-    if (!pass_.rule_.normalise) return matmul(gradient.t(), pass_.factors_, to, accumulate);
-    const at::Tensor by_unit = unit_gradient_.narrow(0, 0, count_ * group_);
-    matmul(gradient.t(), pass_.factors_, by_unit, false);
-    project_rows(pass_.shard_.weight, range(), inverse(), by_unit, to, accumulate);
-  }
-
-  at::Tensor unit() const { return unit_.narrow(0, 0, count_ * group_); }
-  at::Tensor inverse() const { return inverse_.narrow(0, 0, count_ * group_); }
-  at::Tensor bias() const {
-    const at::Tensor& bias = pass_.shard_.bias;
-    const at::Tensor& ids = pass_.shard_.sampled;
-    return ids.defined() ? bias.index_select(0, ids.narrow(0, first_, count_))
-                         : bias.narrow(0, first_, count_);
-  }
-  RowRange range() const { return {pass_.shard_.sampled, first_ * group_, group_}; }
-  int64_t first() const { return first_; }
-  int64_t count() const { return count_; }
-
- private:
-  const ClassifierPass& pass_;
-  int64_t group_, batch_, dim_, size_, first_ = 0, count_ = 0;
-  bool narrow_;
-  at::Tensor unit_, inverse_, cosines_, gradient_, unit_gradient_, which_;
-};
-
 ClassifierPass::ClassifierPass(ClassShard shard, Margin& margin, Communicator& comm,
                                MarginInput input, at::Tensor shared_bias, int64_t workspace_bytes)
     : shard_(std::move(shard)),
@@ -192,8 +106,8 @@ RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVec
   RowSums sums = RowSums::start(features_.size(0), features_.options());
   if (!weights) sums.weight_sum.reset();
   if (!values) sums.value_sum.reset();
-  Workspace space(*this, false);
-  space.for_chunks([&] { add_row_sums(space.cosines(), space.first(), rule, rows, sums); });
+  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, false);
+  chunks.for_each([&] { add_row_sums(chunks.cosines(), chunks.first(), rule, rows, sums); });
   std::vector<at::Tensor> parts{sums.maximum, sums.sum};
   if (weights) parts.push_back(sums.weight_sum);
   if (values) parts.push_back(sums.value_sum);
@@ -217,9 +131,9 @@ void ClassifierPass::run_prepass() {
     return;
   }
   const at::Tensor both = at::zeros({2, features_.size(0)}, features_.options());
-  Workspace space(*this, false);
-  space.for_chunks([&] {
-    add_selected(space.cosines(), space.first(), parameter, rows_.target, both[0], both[1]);
+  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, false);
+  chunks.for_each([&] {
+    add_selected(chunks.cosines(), chunks.first(), parameter, rows_.target, both[0], both[1]);
   });
   comm_.all_reduce(both, ReduceOp::kSum).wait();
   input_.prepass_sum = both[0];
@@ -254,18 +168,18 @@ at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
   const at::Tensor coefficient = (row_weight * row_.coefficient).contiguous();
   const at::Tensor by_target = (row_weight * row_.dphi * margin_output_.dphi_dcos).contiguous();
   const at::Tensor by_features = at::zeros_like(features_);
-  Workspace space(*this, true);
-  space.for_chunks([&] {
-    const at::Tensor cosines = space.cosines();
-    const at::Tensor by_class = space.gradient_for(cosines);
-    row_gradients(cosines, by_class, space.first(), row_rule(), rows_, coefficient, row_.log_sum,
+  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, true);
+  chunks.for_each([&] {
+    const at::Tensor cosines = chunks.cosines();
+    const at::Tensor by_class = chunks.gradient_for(cosines);
+    row_gradients(cosines, by_class, chunks.first(), row_rule(), rows_, coefficient, row_.log_sum,
                   by_target);
-    const at::Tensor by_row = space.by_rows(by_class);
-    matmul(by_row, space.unit(), by_features, true);
-    if (to.weight.defined()) space.write_gradient(by_row, to.weight, to.accumulate);
+    const at::Tensor by_row = chunks.by_rows(by_class);
+    matmul(by_row, chunks.unit(), by_features, true);
+    if (to.weight.defined()) chunks.write_gradient(by_row, to.weight, to.accumulate);
     if (to.bias.defined()) {
       const at::Tensor sum = by_class.sum(at::IntArrayRef{0}, false, features_.scalar_type());
-      at::Tensor bias = to.bias.narrow(0, space.first(), space.count());
+      at::Tensor bias = to.bias.narrow(0, chunks.first(), chunks.count());
       if (to.accumulate)
         bias.add_(sum);
       else

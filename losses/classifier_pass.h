@@ -13,19 +13,11 @@
 #include <vector>
 
 #include "comm/collectives.h"
+#include "losses/class_chunks.h"
 #include "losses/margin.h"
 #include "losses/row_loss.h"
 
 namespace facetrain {
-
-// What this rank holds of the classes.
-struct ClassShard {
-  at::Tensor weight;   // [K n, D], fp32 or fp64: the type of all sums
-  at::Tensor bias;     // [n] or undefined
-  at::Tensor sampled;  // local ids of the step's classes, ascending, on the device; undefined: all
-  Slice classes;       // global ids of the n classes
-  int64_t step_classes() const { return sampled.defined() ? sampled.size(0) : classes.size(); }
-};
 
 // Where the gradients of the shard go: [K step_classes, D] and [step_classes] or undefined;
 // assigned or added to.
@@ -58,7 +50,6 @@ class ClassifierPass : public torch::CustomClassHolder {
   }  // after backward: [1] or undefined
 
  private:
-  struct Workspace;
   void gather(const at::Tensor& embeddings, const at::Tensor& labels, const at::Tensor& positions);
   void find_targets();
   at::Tensor target_products() const;

@@ -152,8 +152,9 @@ TEST_P(MarginKernels, SumsOverTheNegatives) {
     expect_near(sums.sum, expected.sum, tolerance());
     expect_near(sums.weight_sum, expected.weight, tolerance());
     expect_near(sums.value_sum, expected.value, tolerance());
-    if (reduction() == RowReduction::kSoftmax)
+    if (reduction() == RowReduction::kSoftmax) {
       EXPECT_TRUE(sums.maximum.masked_select(some.logical_not()).isinf().all().item<bool>());
+    }
   }
 }
 
@@ -170,8 +171,9 @@ TEST_P(MarginKernels, ChunksAddUpToTheWhole) {
   expect_near(parts.sum, whole.sum.to(torch::kDouble), tolerance());
   expect_near(parts.weight_sum, whole.weight_sum.to(torch::kDouble), tolerance());
   expect_near(parts.value_sum, whole.value_sum.to(torch::kDouble), tolerance());
-  if (reduction() == RowReduction::kSoftmax)
+  if (reduction() == RowReduction::kSoftmax) {
     EXPECT_TRUE(torch::equal(parts.maximum, whole.maximum));
+  }
 }
 
 TEST_P(MarginKernels, Gradients) {

@@ -127,7 +127,7 @@ TEST(Labels, WrongOnesAreTheSameErrorOnAllRanks) {
     });
     EXPECT_EQ(messages[0], messages[1]);
     EXPECT_EQ(messages[0], messages[2]);
-    for (const std::string part :
+    for (const std::string& part :
          {fmt::format("label {}", wrong), std::string("position 2 of rank 1"),
           std::string("classes = 10")})
       EXPECT_NE(messages[0].find(part), std::string::npos) << messages[0];

@@ -40,8 +40,7 @@ struct Part {
 struct Job {
   int64_t step = 0, rows = 0, next_row = 0, left = 0;
   std::vector<Part> parts;
-  std::once_flag allocated;
-  std::vector<Batch> batches;
+  std::vector<Batch> batches;  // made by prepare(), before any row is loaded
   std::exception_ptr error;
   int64_t error_row = 0;
   std::vector<std::pair<int64_t, std::string>> skips;  // (row, message)
@@ -117,7 +116,8 @@ struct Loader::Parts {
   std::vector<int64_t> first_identity;  // of each set in the joined numbering
   std::vector<Column> columns;
 
-  std::once_flag layout_made;
+  std::mutex preparing;  // of the layout and of a step's buffers
+  bool layout_made = false;
   Layout layout;
 
   std::mutex mutex;
@@ -135,8 +135,9 @@ struct Loader::Parts {
   void load_row(Job& job, int64_t row, std::vector<std::string>& skipped);
   Sample read(int64_t position, const at::Tensor& room, std::vector<std::string>& skipped) const;
   Sample read_once(const Draw& draw, const at::Tensor& room) const;
+  void prepare(Job& job);
   void make_layout(int64_t position);
-  void allocate(Job& job) const;
+  std::vector<Batch> allocate(const Job& job) const;
   void collate(const Sample& sample, Batch& batch, int64_t row) const;
 };
 
@@ -204,12 +205,20 @@ void Loader::Parts::make_layout(int64_t position) {
   layout = std::move(made);
 }
 
-void Loader::Parts::allocate(Job& job) const {
+void Loader::Parts::prepare(Job& job) {
+  const std::lock_guard lock(preparing);
+  if (!layout_made) make_layout(job.parts.front().first);
+  layout_made = true;
+  if (job.batches.empty()) job.batches = allocate(job);
+}
+
+std::vector<Batch> Loader::Parts::allocate(const Job& job) const {
   const bool pinned = options.device.is_cuda();
   const auto buffer = [pinned](int64_t rows, std::vector<int64_t> shape, at::ScalarType dtype) {
     shape.insert(shape.begin(), rows);
     return at::empty(shape, at::TensorOptions(dtype).pinned_memory(pinned));
   };
+  std::vector<Batch> batches;
   for (const Part& part : job.parts) {
     Batch batch;
     batch.rows = part.rows;
@@ -219,8 +228,9 @@ void Loader::Parts::allocate(Job& job) const {
       batch.fields[name] = buffer(part.rows, field.shape, field.dtype);
       if (field.may_miss) batch.fields[name + "_present"] = buffer(part.rows, {}, at::kByte);
     }
-    job.batches.push_back(std::move(batch));
+    batches.push_back(std::move(batch));
   }
+  return batches;
 }
 
 void Loader::Parts::collate(const Sample& sample, Batch& batch, int64_t row) const {
@@ -272,8 +282,7 @@ void Loader::Parts::load_rows(Job& job, int64_t begin, int64_t end) {
   std::exception_ptr error;
   int64_t row = begin;
   try {
-    std::call_once(layout_made, [&] { make_layout(job.parts.front().first); });
-    std::call_once(job.allocated, [&] { allocate(job); });
+    prepare(job);
     for (; row < end; ++row) {
       std::vector<std::string> skipped;
       load_row(job, row, skipped);

@@ -13,7 +13,7 @@ namespace {
 using testing::HasSubstr;
 using Sets = std::vector<std::shared_ptr<const Source>>;
 
-struct Setup {
+struct Plan {
   Sets sets;
   std::vector<double> weights;
   LoaderOptions options;
@@ -30,13 +30,13 @@ struct Setup {
   }
 };
 
-Setup shard_setup(const TemporaryFolder& folder, int64_t batch) {
+Plan shard_plan(const TemporaryFolder& folder, int64_t batch) {
   write_test_set(folder.path(), 23, 8);
-  Setup setup;
-  setup.sets = {open_source(folder.path().string(), {})};
-  setup.options.batch_size = batch;
-  setup.options.seed = 5;
-  return setup;
+  Plan plan;
+  plan.sets = {open_source(folder.path().string(), {})};
+  plan.options.batch_size = batch;
+  plan.options.seed = 5;
+  return plan;
 }
 
 // All rows of some steps, by position: every field's bytes.
@@ -71,28 +71,28 @@ void expect_equal(const Rows& a, const Rows& b) {
 
 TEST(Loader, OutputDoesNotDependOnWorkersOrPrefetch) {
   const TemporaryFolder folder;
-  Setup setup = shard_setup(folder, 10);
-  const Rows wanted = gather_steps(*setup.make(), 6);
+  Plan plan = shard_plan(folder, 10);
+  const Rows wanted = gather_steps(*plan.make(), 6);
   ASSERT_EQ(wanted.size(), 60u);
   for (const int64_t workers : {2, 5}) {
-    setup.options.workers = workers;
-    setup.options.prefetch = 1 + workers % 3;
-    expect_equal(wanted, gather_steps(*setup.make(), 6));
+    plan.options.workers = workers;
+    plan.options.prefetch = 1 + workers % 3;
+    expect_equal(wanted, gather_steps(*plan.make(), 6));
   }
 }
 
 TEST(Loader, UnionOverRanksAndMicroBatchesIsTheGlobalBatch) {
   const TemporaryFolder folder;
-  Setup setup = shard_setup(folder, 11);
-  const Rows wanted = gather_steps(*setup.make(), 4);
+  Plan plan = shard_plan(folder, 11);
+  const Rows wanted = gather_steps(*plan.make(), 4);
   for (const int64_t size : {1, 2, 3}) {
     for (const int64_t accumulate : {1, 3}) {
       Rows rows;
       for (int64_t rank = 0; rank < size; ++rank) {
-        setup.options.size = size;
-        setup.options.rank = rank;
-        setup.options.accumulate = accumulate;
-        const auto loader = setup.make();
+        plan.options.size = size;
+        plan.options.rank = rank;
+        plan.options.accumulate = accumulate;
+        const auto loader = plan.make();
         for (int64_t step = 0; step < 4; ++step) {
           const auto batches = loader->next();
           ASSERT_EQ(static_cast<int64_t>(batches.size()), accumulate);
@@ -114,12 +114,12 @@ TEST(Loader, UnionOverRanksAndMicroBatchesIsTheGlobalBatch) {
 
 TEST(Loader, SeekGivesWhatAFreshLoaderGivesThere) {
   const TemporaryFolder folder;
-  Setup setup = shard_setup(folder, 6);
-  setup.options.workers = 3;
-  const auto straight = setup.make();
+  Plan plan = shard_plan(folder, 6);
+  plan.options.workers = 3;
+  const auto straight = plan.make();
   std::vector<Rows> steps(9);
   for (auto& step : steps) gather(straight->next(), step);
-  const auto jumping = setup.make();
+  const auto jumping = plan.make();
   for (const int64_t step : {7, 0, 3, 4, 8, 1}) {
     if (step != 4) jumping->seek(step);
     Rows rows;
@@ -131,10 +131,10 @@ TEST(Loader, SeekGivesWhatAFreshLoaderGivesThere) {
 
 TEST(Loader, CollatesEveryFieldWithPresenceWhereAColumnHasHoles) {
   const TemporaryFolder folder;
-  Setup setup = shard_setup(folder, 23);
-  setup.flip = false;
-  setup.sampler = "name: sequential";
-  const auto batches = setup.make()->next();
+  Plan plan = shard_plan(folder, 23);
+  plan.flip = false;
+  plan.sampler = "name: sequential";
+  const auto batches = plan.make()->next();
   const Batch& batch = batches.front();
   EXPECT_EQ(batch["image"].sizes(), (std::vector<int64_t>{23, 16, 16, 3}));
   EXPECT_EQ(batch["landmarks5"].sizes(), (std::vector<int64_t>{23, 5, 2}));
@@ -151,12 +151,12 @@ TEST(Loader, CollatesEveryFieldWithPresenceWhereAColumnHasHoles) {
 }
 
 TEST(Loader, JoinedSetsGetIdentitiesOfTheirOwn) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(6, 2), std::make_shared<MemorySource>(8, 4)};
-  setup.options.batch_size = 14;
-  setup.sampler = "name: sequential";
-  setup.flip = false;
-  const Batch batch = setup.make()->next().front();
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(6, 2), std::make_shared<MemorySource>(8, 4)};
+  plan.options.batch_size = 14;
+  plan.sampler = "name: sequential";
+  plan.flip = false;
+  const Batch batch = plan.make()->next().front();
   const at::Tensor wanted = at::tensor({0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4}, at::kLong);
   EXPECT_TRUE(batch["identity"].equal(wanted));
 }
@@ -164,13 +164,13 @@ TEST(Loader, JoinedSetsGetIdentitiesOfTheirOwn) {
 TEST(Loader, SetsWithoutAColumnAreFilledAndMarked) {
   const TemporaryFolder folder;
   write_test_set(folder.path() / "set", 4, 4, 4);
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(4, 2),
-                open_source((folder.path() / "set").string(), {})};
-  setup.options.batch_size = 8;
-  setup.sampler = "name: sequential";
-  setup.flip = false;
-  const Batch batch = setup.make()->next().front();
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(4, 2),
+               open_source((folder.path() / "set").string(), {})};
+  plan.options.batch_size = 8;
+  plan.sampler = "name: sequential";
+  plan.flip = false;
+  const Batch batch = plan.make()->next().front();
   for (const char* name : {"landmarks5", "mask", "attributes"})
     EXPECT_TRUE(batch[std::string(name) + "_present"].equal(
         at::tensor({0, 0, 0, 0, 1, 1, 1, 1}, at::kByte)));
@@ -181,16 +181,16 @@ TEST(Loader, SetsWithoutAColumnAreFilledAndMarked) {
 }
 
 TEST(Loader, CorruptSamplesAreErrorsOrReplaced) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(20, 4, std::vector<int64_t>{3, 4, 11})};
-  setup.options.batch_size = 5;
-  setup.options.workers = 3;
-  setup.sampler = "name: sequential";
-  setup.flip = false;
-  const auto strict = setup.make();
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(20, 4, std::vector<int64_t>{3, 4, 11})};
+  plan.options.batch_size = 5;
+  plan.options.workers = 3;
+  plan.sampler = "name: sequential";
+  plan.flip = false;
+  const auto strict = plan.make();
   EXPECT_THAT(error_of([&] { strict->next(); }), HasSubstr("memory sample 3: broken"));
-  setup.options.corrupt = "skip";
-  const auto loader = setup.make();
+  plan.options.corrupt = "skip";
+  const auto loader = plan.make();
   testing::internal::CaptureStderr();
   Rows rows = gather_steps(*loader, 4);
   const std::string warnings = testing::internal::GetCapturedStderr();
@@ -201,8 +201,8 @@ TEST(Loader, CorruptSamplesAreErrorsOrReplaced) {
   EXPECT_EQ(rows[11]["image"][0][0][0].item<int64_t>(), 12);
   EXPECT_EQ(rows[12]["image"][0][0][0].item<int64_t>(), 12);
   EXPECT_EQ(loader->status().skipped, 4);
-  setup.options.workers = 1;
-  const auto again = setup.make();
+  plan.options.workers = 1;
+  const auto again = plan.make();
   testing::internal::CaptureStderr();
   expect_equal(rows, gather_steps(*again, 4));
   testing::internal::GetCapturedStderr();
@@ -220,55 +220,55 @@ TEST(Loader, SkipsACorruptJpegInAShard) {
     writer.add(record);
   }
   writer.finish();
-  Setup setup;
-  setup.sets = {open_source((folder.path() / "bad").string(), {})};
-  setup.options.batch_size = 8;
-  const auto strict = setup.make();
+  Plan plan;
+  plan.sets = {open_source((folder.path() / "bad").string(), {})};
+  plan.options.batch_size = 8;
+  const auto strict = plan.make();
   const std::string message = error_of([&] { strict->next(); });
   for (const char* part : {"set 'bad'", "x.h5", "sample 5", "JPEG"})
     EXPECT_THAT(message, HasSubstr(part));
-  setup.options.corrupt = "skip";
+  plan.options.corrupt = "skip";
   testing::internal::CaptureStderr();
-  const auto loader = setup.make();
+  const auto loader = plan.make();
   EXPECT_EQ(loader->next().front().rows, 8);
   EXPECT_EQ(loader->status().skipped, 1);
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("sample 5"));
 }
 
 TEST(Loader, GivesUpWhenNothingCanBeRead) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(4, 2, std::vector<int64_t>{0, 1, 2, 3})};
-  setup.options.batch_size = 2;
-  setup.options.corrupt = "skip";
-  EXPECT_THAT(error_of([&] { setup.make()->next(); }), HasSubstr("4 samples in a row"));
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(4, 2, std::vector<int64_t>{0, 1, 2, 3})};
+  plan.options.batch_size = 2;
+  plan.options.corrupt = "skip";
+  EXPECT_THAT(error_of([&] { plan.make()->next(); }), HasSubstr("4 samples in a row"));
 }
 
 TEST(Loader, MixedSizesAskForDataSize) {
   const TemporaryFolder folder;
   write_file(folder.path() / "a" / "1.png", encode_png(smooth_image(1, 16, 16)));
   write_file(folder.path() / "a" / "2.png", encode_png(smooth_image(1, 16, 12)));
-  Setup setup;
-  setup.sets = {open_source("folder:" + folder.path().string(), {})};
-  setup.options.batch_size = 2;
-  EXPECT_THAT(error_of([&] { setup.make()->next(); }), HasSubstr("set data.size and data.fit"));
-  setup.sets = {
+  Plan plan;
+  plan.sets = {open_source("folder:" + folder.path().string(), {})};
+  plan.options.batch_size = 2;
+  EXPECT_THAT(error_of([&] { plan.make()->next(); }), HasSubstr("set data.size and data.fit"));
+  plan.sets = {
       open_source("folder:" + folder.path().string(), {.size = 8, .fit = "resize", .columns = {}})};
-  EXPECT_EQ(setup.make()->next().front()["image"].sizes(), (std::vector<int64_t>{2, 8, 8, 3}));
+  EXPECT_EQ(plan.make()->next().front()["image"].sizes(), (std::vector<int64_t>{2, 8, 8, 3}));
 }
 
 TEST(Loader, BadOptionsSayWhatToDo) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(8, 2)};
-  setup.options.batch_size = 4;
-  setup.options.size = 3;
-  setup.options.accumulate = 2;
-  EXPECT_THAT(error_of([&] { setup.make(); }), HasSubstr("at least one row a rank"));
-  setup.options.size = 1;
-  setup.options.corrupt = "ignore";
-  EXPECT_THAT(error_of([&] { setup.make(); }), HasSubstr("data.corrupt"));
-  setup.options.corrupt = "error";
-  setup.options.workers = 0;
-  EXPECT_THAT(error_of([&] { setup.make(); }), HasSubstr("data.workers"));
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(8, 2)};
+  plan.options.batch_size = 4;
+  plan.options.size = 3;
+  plan.options.accumulate = 2;
+  EXPECT_THAT(error_of([&] { plan.make(); }), HasSubstr("at least one row a rank"));
+  plan.options.size = 1;
+  plan.options.corrupt = "ignore";
+  EXPECT_THAT(error_of([&] { plan.make(); }), HasSubstr("data.corrupt"));
+  plan.options.corrupt = "error";
+  plan.options.workers = 0;
+  EXPECT_THAT(error_of([&] { plan.make(); }), HasSubstr("data.workers"));
 }
 
 // A transform that adds a second view of another size: the loader collates it by name.
@@ -281,13 +281,13 @@ class HalfView final : public Transform {
 };
 
 TEST(Loader, TransformsMayAddFieldsAndGetTheKeyOfThePosition) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(6, 2)};
-  setup.options.batch_size = 6;
-  setup.options.seed = 9;
-  SamplerInput input{setup.sets, {}, 9, 6};
-  Loader loader(setup.sets, Samplers::get().create(Config::parse("name: sequential"), input),
-                {{"half", std::make_shared<HalfView>()}}, setup.options);
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(6, 2)};
+  plan.options.batch_size = 6;
+  plan.options.seed = 9;
+  SamplerInput input{plan.sets, {}, 9, 6};
+  Loader loader(plan.sets, Samplers::get().create(Config::parse("name: sequential"), input),
+                {{"half", std::make_shared<HalfView>()}}, plan.options);
   loader.seek(2);
   const Batch batch = loader.next().front();
   EXPECT_EQ(batch["half"].sizes(), (std::vector<int64_t>{6, 2, 2, 3}));
@@ -298,10 +298,10 @@ TEST(Loader, TransformsMayAddFieldsAndGetTheKeyOfThePosition) {
 }
 
 TEST(Loader, CountsTheTimeThatItWaits) {
-  Setup setup;
-  setup.sets = {std::make_shared<MemorySource>(6, 2)};
-  setup.options.batch_size = 3;
-  const auto loader = setup.make();
+  Plan plan;
+  plan.sets = {std::make_shared<MemorySource>(6, 2)};
+  plan.options.batch_size = 3;
+  const auto loader = plan.make();
   loader->next();
   EXPECT_GT(loader->status().wait_seconds, 0);
   EXPECT_EQ(loader->status().wait_seconds, 0);

@@ -1,5 +1,6 @@
-// What a checkpoint costs: how long training stands still (the snapshot), how fast the writer is against plain writes of the
-// same bytes with the same fsync, and how long a restore takes at the same and at another world size.
+// What a checkpoint costs: how long training stands still (the snapshot), how fast the writer is
+// against plain writes of the same bytes with the same fsync, and how long a restore takes at the
+// same and at another world size.
 //
 //   build/release/bench/bench_checkpoint [--megabytes 512] [--ranks 2] [--folder /tmp]
 #include <fcntl.h>
@@ -20,7 +21,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -35,8 +38,10 @@ CheckpointTensors make_tensors(int64_t megabytes, int rank, int size) {
   CheckpointTensors tensors;
   tensors.model = {{"backbone.weight", torch::full({replicated}, 1.5f)}};
   tensors.optimizer = {{"backbone.weight.momentum", torch::full({replicated}, 2.5f)}};
-  tensors.rows = {{"classifier.weight", torch::full({slice.size(), 512}, 3.5f), slice.begin, slice.end, rows},
-                  {"classifier.weight.momentum", torch::full({slice.size(), 512}, 4.5f), slice.begin, slice.end, rows}};
+  tensors.rows = {
+      {"classifier.weight", torch::full({slice.size(), 512}, 3.5f), slice.begin, slice.end, rows},
+      {"classifier.weight.momentum", torch::full({slice.size(), 512}, 4.5f), slice.begin, slice.end,
+       rows}};
   return tensors;
 }
 
@@ -47,7 +52,8 @@ double plain_write(const fs::path& file, int64_t megabytes) {
   const int descriptor = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
   FT_CHECK(descriptor >= 0, "{}: {}", file.string(), std::strerror(errno));
   for (int64_t written = 0; written < megabytes; written += 8)
-    FT_CHECK(write(descriptor, block.data(), block.size()) == static_cast<ssize_t>(block.size()), "{}: short write", file.string());
+    FT_CHECK(write(descriptor, block.data(), block.size()) == static_cast<ssize_t>(block.size()),
+             "{}: short write", file.string());
   fsync(descriptor);
   close(descriptor);
   const double seconds = seconds_since(start);
@@ -118,7 +124,8 @@ void bench(int argc, char** argv) {
   }
   fs::remove_all(run);
   const auto line = [&](const char* what, double seconds) {
-    fmt::print("{:<44} {:8.3f} s {:8.0f} MB/s {:8.2f} x plain\n", what, seconds, static_cast<double>(megabytes) / seconds, median(plain) / seconds);
+    fmt::print("{:<44} {:8.3f} s {:8.0f} MB/s {:8.2f} x plain\n", what, seconds,
+               static_cast<double>(megabytes) / seconds, median(plain) / seconds);
   };
   fmt::print("{} MB, {} thread ranks, median of 5\n", megabytes, ranks);
   line("plain write and fsync of the same bytes", median(plain));

@@ -1,4 +1,5 @@
-// The subcommands of the program, one file each. Each function adds its subcommand, whose callback does the work.
+// The subcommands of the program, one file each. Each function adds its subcommand, whose callback
+// does the work.
 #pragma once
 
 namespace CLI {

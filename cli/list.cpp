@@ -1,6 +1,5 @@
 // facetrain list: every registered name with its options, from the declarations that parse them.
 #include <CLI/CLI.hpp>
-
 #include <memory>
 
 #include "cli/commands.h"
@@ -21,7 +20,8 @@ namespace {
 
 void print_fields(const std::vector<FieldInfo>& fields) {
   for (const auto& field : fields)
-    fmt::print("      {:<16} {:<12} {}{}\n", field.name, field.fallback.empty() ? "-" : field.fallback, field.meaning,
+    fmt::print("      {:<16} {:<12} {}{}\n", field.name,
+               field.fallback.empty() ? "-" : field.fallback, field.meaning,
                field.allowed.empty() ? "" : fmt::format(" ({})", field.allowed));
 }
 
@@ -68,7 +68,8 @@ void list(const std::string& only) {
 
 void add_list_command(CLI::App& app) {
   auto only = std::make_shared<std::string>();
-  auto* command = app.add_subcommand("list", "print every margin, backbone, recipe, ... with its options and defaults");
+  auto* command = app.add_subcommand(
+      "list", "print every margin, backbone, recipe, ... with its options and defaults");
   command->add_option("what", *only, "a kind (margins) or a name (arcface); default: everything");
   command->footer("Example:\n  facetrain list margins\n  facetrain list sgd");
   command->callback([only] { list(*only); });

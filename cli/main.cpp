@@ -1,7 +1,8 @@
-// facetrain: parse the command line, run one subcommand, turn an Error into one message and an exit code.
+// facetrain: parse the command line, run one subcommand, turn an Error into one message and an exit
+// code.
 #include <CLI/CLI.hpp>
-
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "cli/commands.h"
@@ -15,7 +16,8 @@ namespace {
 // One message from one rank, and the whole job ends.
 [[noreturn]] void fail(const std::string& message) {
   std::fflush(stdout);
-  fail_world(1, log_size() > 1 ? fmt::format("[rank {}] {}", log_rank(), message) : "facetrain: " + message);
+  fail_world(1, log_size() > 1 ? fmt::format("[rank {}] {}", log_rank(), message)
+                               : "facetrain: " + message);
 }
 
 }  // namespace
@@ -23,11 +25,15 @@ namespace {
 
 int main(int argc, char** argv) {
   using namespace facetrain;
+  // Known before MPI runs, so that an early error names its rank.
+  if (const char* rank = std::getenv("OMPI_COMM_WORLD_RANK"))
+    set_log_rank(std::atoi(rank), std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE")));
   CLI::App app{"facetrain: distributed training of face models"};
   app.set_version_flag("--version", FACETRAIN_VERSION);
   app.require_subcommand(1);
-  app.footer("Example:\n  facetrain shards synth --out sets/synth --identities 500 --images 20\n"
-             "  launch/local.sh 2 configs/recognition/iresnet18_synth.yaml run=runs/a");
+  app.footer(
+      "Example:\n  facetrain shards synth --out sets/synth --identities 500 --images 20\n"
+      "  launch/local.sh 2 configs/recognition/iresnet18_synth.yaml run=runs/a");
   add_train_command(app);
   add_list_command(app);
   add_shards_command(app);

@@ -1,6 +1,5 @@
 // facetrain train: CONFIG [section.key=value ...], --resume RUN, --print-config.
 #include <CLI/CLI.hpp>
-
 #include <memory>
 
 #include "cli/commands.h"
@@ -21,7 +20,8 @@ struct TrainArguments {
 };
 
 // Splits the words into at most one file and overrides.
-std::pair<std::string, std::vector<std::string>> split_words(const std::vector<std::string>& words) {
+std::pair<std::string, std::vector<std::string>> split_words(
+    const std::vector<std::string>& words) {
   std::string file;
   std::vector<std::string> overrides;
   for (const auto& word : words) {
@@ -30,7 +30,11 @@ std::pair<std::string, std::vector<std::string>> split_words(const std::vector<s
       continue;
     }
     if (!file.empty())
-      throw CLI::ValidationError("train", fmt::format("wanted one configuration file and overrides section.key=value, found '{}' and '{}'", file, word));
+      throw CLI::ValidationError(
+          "train",
+          fmt::format(
+              "wanted one configuration file and overrides section.key=value, found '{}' and '{}'",
+              file, word));
     file = word;
   }
   return {file, overrides};
@@ -39,11 +43,14 @@ std::pair<std::string, std::vector<std::string>> split_words(const std::vector<s
 Config read_config(const TrainArguments& arguments) {
   auto [file, overrides] = split_words(arguments.words);
   if (arguments.resume.empty()) {
-    if (file.empty()) throw CLI::ValidationError("train", "wanted a configuration file, or --resume RUN");
+    if (file.empty())
+      throw CLI::ValidationError("train", "wanted a configuration file, or --resume RUN");
     return Config::load(file, overrides);
   }
   if (!file.empty())
-    throw CLI::ValidationError("train", fmt::format("--resume takes the configuration of the run; '{}' is one too many", file));
+    throw CLI::ValidationError(
+        "train",
+        fmt::format("--resume takes the configuration of the run; '{}' is one too many", file));
   Config config = run_config(arguments.resume);
   overrides.push_back("run=" + arguments.resume);  // the folder may have moved since
   config.override_with(overrides);
@@ -70,15 +77,23 @@ void train(const TrainArguments& arguments) {
 void add_train_command(CLI::App& app) {
   auto arguments = std::make_shared<TrainArguments>();
   auto* command = app.add_subcommand("train", "train a model; under mpirun on all its ranks");
-  command->add_option("config", arguments->words, "configuration file, then overrides section.key=value")->type_name("CONFIG [section.key=value ...]");
-  command->add_option("--resume", arguments->resume, "run folder to continue from its newest checkpoint, at any world size")->type_name("RUN");
-  command->add_flag("--print-config", arguments->print_config, "print the resolved configuration and end");
+  command
+      ->add_option("config", arguments->words,
+                   "configuration file, then overrides section.key=value")
+      ->type_name("CONFIG [section.key=value ...]");
+  command
+      ->add_option("--resume", arguments->resume,
+                   "run folder to continue from its newest checkpoint, at any world size")
+      ->type_name("RUN");
+  command->add_flag("--print-config", arguments->print_config,
+                    "print the resolved configuration and end");
   command->add_flag("-v,--verbose", arguments->verbose, "also print parameter groups");
   command->footer(
       "Exit codes: 0 done, 1 error, 2 wrong usage, 85 checkpointed on SIGUSR1 or SIGTERM.\n"
       "Examples:\n"
       "  facetrain train configs/recognition/iresnet18_synth.yaml run=runs/a optimizer.lr=0.05\n"
-      "  mpirun -np 4 --bind-to none facetrain train configs/recognition/iresnet50_ms1mv3.yaml run=runs/b\n"
+      "  mpirun -np 4 --bind-to none facetrain train configs/recognition/iresnet50_ms1mv3.yaml "
+      "run=runs/b\n"
       "  mpirun -np 3 --bind-to none facetrain train --resume runs/b trainer.epochs=25");
   command->callback([arguments] { train(*arguments); });
 }

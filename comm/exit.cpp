@@ -7,7 +7,9 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
+#include <thread>
 
 #include "comm/deadline.h"
 #include "comm/mpi_comm.h"
@@ -31,6 +33,11 @@ bool mpi_runs() {
   std::fflush(stdout);
   std::fflush(stderr);
   if (MpiComm* comm = exit_comm.load()) comm->leave(exit_code, std::move(message));
+  // Before MPI runs, what is wrong is wrong on every rank (a mistyped key): rank 0 says it, and
+  // mpirun ends the others.
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (!mpi_runs() && rank != nullptr && std::string(rank) != "0")
+    std::this_thread::sleep_for(std::chrono::seconds(3));
   if (message) std::fputs((*message + "\n").c_str(), stderr);
   std::fflush(stderr);
   if (mpi_runs()) {

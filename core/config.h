@@ -4,12 +4,14 @@
 //
 //   struct ArcFaceOptions {
 //     double margin = 0.5;
-//     void fields(auto& f) { f("margin", margin, range(0.0, 1.57), "additive angular margin, radians"); }
+//     void fields(auto& f) { f("margin", margin, range(0.0, 1.57), "additive angular margin,
+//     radians"); }
 //   };
 //
-// Reading, range checks, unknown-key errors, the resolved dump and `facetrain list` all visit that one list. A field of
-// type Config is a section that is parsed later, by whoever is created from it; its key `name` chooses what that is.
-// Precedence: struct default < `base:` file < file < command line.
+// Reading, range checks, unknown-key errors, the resolved dump and `facetrain list` all visit that
+// one list. A field of type Config is a section that is parsed later, by whoever is created from
+// it; its key `name` chooses what that is. Precedence: struct default < `base:` file < file <
+// command line.
 #pragma once
 
 #include <algorithm>
@@ -58,7 +60,8 @@ struct ConfigNode {
 };
 using ConfigNodePtr = std::shared_ptr<ConfigNode>;
 
-// A number of steps, or of epochs that becomes steps when the data set is known: `2000` or `'2 epochs'`.
+// A number of steps, or of epochs that becomes steps when the data set is known: `2000` or `'2
+// epochs'`.
 struct Duration {
   double value = 0;
   bool epochs = false;
@@ -67,8 +70,9 @@ struct Duration {
   std::string text() const;
 };
 
-// A number that may change during a run: `0.1`, or `{at: [0, '4 epochs'], value: [0.1, 1.0], interpolate: linear}`
-// (interpolate: linear | cosine | none; before the first and after the last point the value is constant).
+// A number that may change during a run: `0.1`, or `{at: [0, '4 epochs'], value: [0.1, 1.0],
+// interpolate: linear}` (interpolate: linear | cosine | none; before the first and after the last
+// point the value is constant).
 struct Scheduled {
   Scheduled(double constant = 0) : at(1), value{constant} {}  // NOLINT: a number is a schedule
   std::vector<Duration> at;
@@ -118,13 +122,20 @@ void check_choice(const ConfigNode& node, const std::string& value, const Choice
 [[noreturn]] void unknown_keys(const ConfigNode& node, const std::vector<std::string>& known);
 template <class T>
 std::string type_name() {
-  if constexpr (std::is_same_v<T, bool>) return "true|false";
-  else if constexpr (std::is_integral_v<T>) return "integer";
-  else if constexpr (std::is_floating_point_v<T>) return "number";
-  else if constexpr (std::is_same_v<T, std::string>) return "text";
-  else if constexpr (std::is_same_v<T, Duration>) return "steps or 'N epochs'";
-  else if constexpr (std::is_same_v<T, Scheduled>) return "number or schedule";
-  else return "section or list";
+  if constexpr (std::is_same_v<T, bool>)
+    return "true|false";
+  else if constexpr (std::is_integral_v<T>)
+    return "integer";
+  else if constexpr (std::is_floating_point_v<T>)
+    return "number";
+  else if constexpr (std::is_same_v<T, std::string>)
+    return "text";
+  else if constexpr (std::is_same_v<T, Duration>)
+    return "steps or 'N epochs'";
+  else if constexpr (std::is_same_v<T, Scheduled>)
+    return "number or schedule";
+  else
+    return "section or list";
 }
 }  // namespace config_detail
 
@@ -133,15 +144,18 @@ struct FieldInfo {
   std::string name, type, fallback, allowed, meaning;
 };
 
-// A section of the tree. Copies share the tree; reading a section writes the resolved values back into it.
+// A section of the tree. Copies share the tree; reading a section writes the resolved values back
+// into it.
 class Config {
  public:
   Config();  // an empty section
   explicit Config(ConfigNodePtr node) : node_(std::move(node)) {}
 
-  // Reads a file with its `base:` files and applies overrides `a.b.c=value` (value is YAML). Overriding `x.name` with
-  // another name drops the other keys of x that come from files. Throws with file and line.
-  static Config load(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+  // Reads a file with its `base:` files and applies overrides `a.b.c=value` (value is YAML).
+  // Overriding `x.name` with another name drops the other keys of x that come from files. Throws
+  // with file and line.
+  static Config load(const std::filesystem::path& file,
+                     std::span<const std::string> overrides = {});
   static Config parse(const std::string& yaml, const std::string& file = "<text>");
   void override_with(std::span<const std::string> overrides);
 
@@ -150,7 +164,8 @@ class Config {
   // The value of `name:`, or `fallback`.
   std::string name(const std::string& fallback = "") const;
   void set_default_name(const std::string& name);
-  // The section under `key`; an absent one is created empty, so that its resolved values are dumped too.
+  // The section under `key`; an absent one is created empty, so that its resolved values are dumped
+  // too.
   Config section(const std::string& key) const;
   // "file:line: path", for errors about this section.
   std::string place() const { return node_->place(); }
@@ -161,7 +176,8 @@ class Config {
 
   // YAML of everything that was written or resolved.
   std::string dump() const;
-  // Throws for sections that were written but that nobody parsed: they belong to something this run does not use.
+  // Throws for sections that were written but that nobody parsed: they belong to something this run
+  // does not use.
   void check_all_used() const;
 
  private:
@@ -175,22 +191,27 @@ class ConfigReader {
   explicit ConfigReader(const Config& config) : node_(config.node_) { node_->used = true; }
 
   template <class T>
-  void operator()(const char* name, T& value, const char*) { field(name, value); }
+  void operator()(const char* name, T& value, const char*) {
+    field(name, value);
+  }
   template <class T>
   void operator()(const char* name, T& value, Range range, const char*) {
+    const auto node =
+        field(name, value);  // first: arguments of one call are evaluated in any order
     if constexpr (std::is_same_v<T, Scheduled>) {
-      const auto node = field(name, value);
       for (const double v : value.value) config_detail::check_range(*node, v, range);
     } else if constexpr (std::is_same_v<T, Duration>) {
-      config_detail::check_range(*field(name, value), value.value, range);
+      config_detail::check_range(*node, value.value, range);
     } else {
-      config_detail::check_range(*field(name, value), static_cast<double>(value), range);
+      config_detail::check_range(*node, static_cast<double>(value), range);
     }
   }
   void operator()(const char* name, std::string& value, const Choices& choices, const char*) {
-    config_detail::check_choice(*field(name, value), value, choices);
+    const auto node = field(name, value);
+    config_detail::check_choice(*node, value, choices);
   }
-  // Throws if the section has keys that no field declared. `name` is one where somebody asked Config::name() for it.
+  // Throws if the section has keys that no field declared. `name` is one where somebody asked
+  // Config::name() for it.
   void finish() const {
     for (const auto& [key, value] : node_->map) {
       const bool chosen_by_name = key == "name" && value->used;
@@ -210,14 +231,18 @@ class ConfigReader {
 class FieldLister {
  public:
   template <class T>
-  void operator()(const char* name, T& value, const char* meaning) { add(name, value, "", meaning); }
+  void operator()(const char* name, T& value, const char* meaning) {
+    add(name, value, "", meaning);
+  }
   template <class T>
   void operator()(const char* name, T& value, Range range, const char* meaning) {
     add(name, value,
-        range.high >= 1e300 ? fmt::format(">= {:g}", range.low) : fmt::format("{:g} ... {:g}", range.low, range.high),
+        range.high >= 1e300 ? fmt::format(">= {:g}", range.low)
+                            : fmt::format("{:g} ... {:g}", range.low, range.high),
         meaning);
   }
-  void operator()(const char* name, std::string& value, const Choices& choices, const char* meaning) {
+  void operator()(const char* name, std::string& value, const Choices& choices,
+                  const char* meaning) {
     add(name, value, fmt::format("{}", fmt::join(choices.values, " | ")), meaning);
   }
   std::vector<FieldInfo> fields;
@@ -235,11 +260,14 @@ std::vector<FieldInfo> list_fields() {
   return std::move(lister.fields);
 }
 
-// ---- templates -------------------------------------------------------------------------------------------------------
+// ---- templates
+// -------------------------------------------------------------------------------------------------------
 
 namespace config_detail {
 template <class T>
-concept HasFields = requires(T t, ConfigReader reader) { t.fields(reader); };
+concept HasFields = requires(T t, ConfigReader reader) {
+  t.fields(reader);
+};
 ConfigNodePtr child(ConfigNode& parent, const std::string& key);  // created as null when absent
 std::string to_text(const ConfigNode& node);                      // one line of YAML
 }  // namespace config_detail
@@ -248,7 +276,8 @@ template <class Options>
 Options Config::as() const {
   Options options{};
   FT_CHECK(node_->kind == ConfigNode::Kind::kMap || node_->kind == ConfigNode::Kind::kNull,
-           "{}: wanted a section (key: value lines), found '{}'", place(), config_detail::to_text(*node_));
+           "{}: wanted a section (key: value lines), found '{}'", place(),
+           config_detail::to_text(*node_));
   node_->kind = ConfigNode::Kind::kMap;
   ConfigReader reader(*this);
   options.fields(reader);

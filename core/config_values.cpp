@@ -216,6 +216,7 @@ void unknown_keys(const ConfigNode& node, const std::vector<std::string>& known)
   std::vector<std::string> complaints, sorted(known);
   for (const auto& [key, value] : node.map) {
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    if (key == "name" && value->used) continue;  // it chose what parses this section
     const std::string guess = nearest(key, known);
     complaints.push_back(
         fmt::format("{}: unknown key '{}'{}", line_of(*value), value->path,

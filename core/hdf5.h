@@ -1,6 +1,8 @@
-// RAII for HDF5 handles, and one process-wide lock: the library lets one thread in at a time anyway.
+// RAII for HDF5 handles, and one process-wide lock: the library lets one thread in at a time
+// anyway.
 //
-// Only the writers of shards and embeddings and the opening of a file go through here; samples are read without HDF5.
+// Only the writers of shards and embeddings and the opening of a file go through here; samples are
+// read without HDF5.
 #pragma once
 
 #include <hdf5.h>
@@ -17,8 +19,8 @@ namespace facetrain {
 // Hold it around every call into HDF5. Recursive, because the helpers below take it themselves.
 std::recursive_mutex& hdf5_mutex();
 
-// An identifier with its close function: `Hdf5Handle file(H5Fopen(...), H5Fclose, "what was opened, in which file");`
-// A negative identifier throws with HDF5's own innermost message.
+// An identifier with its close function: `Hdf5Handle file(H5Fopen(...), H5Fclose, "what was opened,
+// in which file");` A negative identifier throws with HDF5's own innermost message.
 class Hdf5Handle {
  public:
   using Close = herr_t (*)(hid_t);
@@ -47,17 +49,18 @@ double read_double_attribute(hid_t object, const std::string& name);
 std::string read_string_attribute(hid_t object, const std::string& name);
 bool has_attribute(hid_t object, const std::string& name);
 
-// A contiguous data set of fixed shape, stored early and without fill. `type` (H5T_IEEE_F32LE ...) is the type in the
-// file and in memory. No data is written from a null pointer.
-Hdf5Handle write_array(hid_t parent, const std::string& name, hid_t type, std::span<const int64_t> shape,
-                       const void* data);
+// A contiguous data set of fixed shape, stored early and without fill. `type` (H5T_IEEE_F32LE ...)
+// is the type in the file and in memory. No data is written from a null pointer.
+Hdf5Handle write_array(hid_t parent, const std::string& name, hid_t type,
+                       std::span<const int64_t> shape, const void* data);
 
 struct Hdf5Array {
   Hdf5Handle dataset;
   std::vector<int64_t> shape;
   int64_t elements() const;
 };
-// Throws unless `parent` has a data set `name` of exactly this type, whose stored bytes can lie in the file.
+// Throws unless `parent` has a data set `name` of exactly this type, whose stored bytes can lie in
+// the file.
 Hdf5Array open_array(hid_t parent, const std::string& name, hid_t type);
 // All elements into `out`, which has room for them.
 void read_array(const Hdf5Array& array, hid_t type, void* out);

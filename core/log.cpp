@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 
 namespace facetrain {
@@ -34,7 +35,12 @@ void set_thread_log_rank(int rank, int size) {
 int log_rank() { return thread_rank >= 0 ? thread_rank : process_rank; }
 int log_size() { return thread_size >= 0 ? thread_size : process_size; }
 bool log_is_terminal() {
-  static const bool terminal = isatty(STDOUT_FILENO) == 1;
+  // mpirun gives every rank a terminal of its own, whatever stands behind mpirun: launch/mpi.sh
+  // says what it is.
+  static const bool terminal = [] {
+    if (const char* said = std::getenv("FACETRAIN_TERMINAL")) return std::string(said) == "1";
+    return std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && isatty(STDOUT_FILENO) == 1;
+  }();
   return terminal;
 }
 
@@ -51,7 +57,9 @@ void log_warning(const std::string& message) {
   clear_progress();
   std::fflush(stdout);
   std::fputs((log_size() > 1 ? fmt::format("[rank {}] warning: {}\n", log_rank(), message)
-                             : fmt::format("warning: {}\n", message)).c_str(), stderr);
+                             : fmt::format("warning: {}\n", message))
+                 .c_str(),
+             stderr);
 }
 
 void log_progress(const std::string& line) {

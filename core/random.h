@@ -1,7 +1,9 @@
-// Counter-based randomness: every random number of the program is a function of a key, never of a generator's state.
+// Counter-based randomness: every random number of the program is a function of a key, never of a
+// generator's state.
 //
-// A key is mixed from what identifies the draw (seed, epoch, index, class, layer name ...). The same key gives the same
-// numbers on any thread, rank, device, world size and after any resume. Header-only so that kernels can use it.
+// A key is mixed from what identifies the draw (seed, epoch, index, class, layer name ...). The
+// same key gives the same numbers on any thread, rank, device, world size and after any resume.
+// Header-only so that kernels can use it.
 #pragma once
 
 #include <cmath>
@@ -10,7 +12,8 @@
 
 namespace facetrain {
 
-// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words that passes avalanche tests.
+// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words that passes
+// avalanche tests.
 constexpr uint64_t mix_bits(uint64_t x) {
   x += 0x9e3779b97f4a7c15ULL;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -36,7 +39,8 @@ constexpr uint64_t name_key(std::string_view name) {
 // A 64-bit word as a number in [0, 1): the top 53 bits.
 constexpr double to_unit(uint64_t word) { return static_cast<double>(word >> 11) * 0x1.0p-53; }
 
-// A short local stream of numbers from one key. Copy it freely; never keep it between samples or steps.
+// A short local stream of numbers from one key. Copy it freely; never keep it between samples or
+// steps.
 class Random {
  public:
   explicit constexpr Random(uint64_t key) : key_(key) {}
@@ -48,7 +52,8 @@ class Random {
   constexpr double uniform(double low, double high) { return low + (high - low) * uniform(); }
   // In {0, ..., bound - 1}; bound >= 1. The bias of at most bound / 2^64 is accepted.
   constexpr int64_t below(int64_t bound) {
-    return static_cast<int64_t>((static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(bound)) >> 64);
+    return static_cast<int64_t>(
+        (static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(bound)) >> 64);
   }
   constexpr bool chance(double probability) { return uniform() < probability; }
   // Standard normal by Box and Muller; two words a draw, no state kept.
@@ -63,12 +68,13 @@ class Random {
   uint64_t counter_ = 0;
 };
 
-// A pseudo-random bijection of {0, ..., size - 1} with O(1) memory and access: a Feistel network of four rounds over
-// the smallest even number of bits that holds `size`, walked along its cycle until it lands inside the range
-// (Black, Rogaway 2002, "Ciphers with arbitrary finite domains").
+// A pseudo-random bijection of {0, ..., size - 1} with O(1) memory and access: a Feistel network of
+// four rounds over the smallest even number of bits that holds `size`, walked along its cycle until
+// it lands inside the range (Black, Rogaway 2002, "Ciphers with arbitrary finite domains").
 class Permutation {
  public:
-  constexpr Permutation(int64_t size, uint64_t key) : size_(static_cast<uint64_t>(size)), key_(key) {
+  constexpr Permutation(int64_t size, uint64_t key)
+      : size_(static_cast<uint64_t>(size)), key_(key) {
     while ((uint64_t{1} << (2 * half_bits_)) < size_) ++half_bits_;
   }
   constexpr int64_t operator()(int64_t index) const {

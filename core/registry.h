@@ -1,8 +1,10 @@
 // A name in YAML becomes an object; one line in the object's own file:
 //
-//   namespace { const bool registered = Margins::get().add<CosFace, CosFaceOptions>("cosface", "cosine margin (Wang 2018)"); }
+//   namespace { const bool registered = Margins::get().add<CosFace, CosFaceOptions>("cosface",
+//   "cosine margin (Wang 2018)"); }
 //
-// The product class says what it is in `static constexpr const char* kKind = "margin"`. T is made by T(options, context...).
+// The product class says what it is in `static constexpr const char* kKind = "margin"`. T is made
+// by T(options, context...).
 #pragma once
 
 #include <functional>
@@ -20,9 +22,11 @@ class Registry {
   struct Entry {
     std::string name, meaning;
     std::vector<FieldInfo> fields;
-    std::vector<std::string> sections;  // T::kSections: other root sections that T reads, if it says so
+    std::vector<std::string>
+        sections;  // T::kSections: other root sections that T reads, if it says so
     std::function<std::shared_ptr<Product>(const Config&, Context...)> create;
-    std::function<void(const Config&)> resolve;  // checks a section and fills in its defaults, makes nothing
+    std::function<void(const Config&)>
+        resolve;  // checks a section and fills in its defaults, makes nothing
   };
 
   static Registry& get() {
@@ -36,13 +40,15 @@ class Registry {
     for (const auto& entry : entries_)
       FT_CHECK(entry.name != name, "two {}s register the name '{}'", Product::kKind, name);
     std::vector<std::string> sections;
-    if constexpr (requires { T::kSections; }) sections.assign(std::begin(T::kSections), std::end(T::kSections));
+    if constexpr (requires { T::kSections; })
+      sections.assign(std::begin(T::kSections), std::end(T::kSections));
     entries_.push_back({name, meaning, list_fields<Options>(), std::move(sections),
                         [](const Config& section, Context... context) -> std::shared_ptr<Product> {
                           return std::make_shared<T>(section.template as<Options>(), context...);
                         },
                         [](const Config& section) { section.template as<Options>(); }});
-    std::sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+    std::sort(entries_.begin(), entries_.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
     return true;
   }
 
@@ -69,7 +75,8 @@ class Registry {
     FT_FAIL("{}: {} '{}'{}; known: {}", section.place(),
             name.empty() ? std::string("wanted a name of a ") + Product::kKind + ", found"
                          : std::string("unknown ") + Product::kKind,
-            name, guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess), fmt::join(names(), ", "));
+            name, guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess),
+            fmt::join(names(), ", "));
   }
   std::vector<Entry> entries_;
 };

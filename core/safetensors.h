@@ -1,7 +1,8 @@
 // safetensors files: an 8-byte little-endian header length, a JSON header, raw little-endian bytes.
 //
-// Written whole under a temporary name, fsynced and renamed, so a file with its final name is complete. Readable by the
-// `safetensors` Python package. The header is padded with spaces so that data starts at a multiple of 64 bytes.
+// Written whole under a temporary name, fsynced and renamed, so a file with its final name is
+// complete. Readable by the `safetensors` Python package. The header is padded with spaces so that
+// data starts at a multiple of 64 bytes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,9 +18,10 @@ namespace facetrain {
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 using Metadata = std::map<std::string, std::string>;
 
-// Writes tensors (any device, any strides) in the given order. Throws with the file's name on any failure (disk full,
-// read-only, unwritable folder) and leaves nothing behind.
-void save_safetensors(const std::filesystem::path& file, const NamedTensors& tensors, const Metadata& metadata = {});
+// Writes tensors (any device, any strides) in the given order. Throws with the file's name on any
+// failure (disk full, read-only, unwritable folder) and leaves nothing behind.
+void save_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+                      const Metadata& metadata = {});
 
 struct TensorInfo {
   at::ScalarType dtype;
@@ -27,8 +29,8 @@ struct TensorInfo {
   uint64_t begin, end;  // bytes in the file
 };
 
-// An open file. The header is checked against the file's length (truncated, overlapping or out-of-range tensors, foreign
-// files and unknown types are errors that name the file).
+// An open file. The header is checked against the file's length (truncated, overlapping or
+// out-of-range tensors, foreign files and unknown types are errors that name the file).
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& file);

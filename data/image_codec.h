@@ -1,7 +1,8 @@
 // Encoded image bytes to pixels and back: JPEG (libjpeg-turbo), PNG (libpng), binary PGM and PPM.
 //
-// Decoders throw an Error on anything that is not a whole image (truncated, wrong marker, trailing damage reported by
-// the library as a warning included); they never return partly decoded pixels. Every function may be called from any thread.
+// Decoders throw an Error on anything that is not a whole image (truncated, wrong marker, trailing
+// damage reported by the library as a warning included); they never return partly decoded pixels.
+// Every function may be called from any thread.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ struct Image {
 // Format and size from the header alone.
 ImageInfo probe_image(std::span<const uint8_t> bytes);
 
-// Pixels as RGB, whatever was stored (grey is repeated, alpha is dropped, 16-bit PNG is reduced to 8).
+// Pixels as RGB, whatever was stored (grey is repeated, alpha is dropped, 16-bit PNG is reduced to
+// 8).
 Image decode_image(std::span<const uint8_t> bytes);
 
 // RGB pixels into `out` [height, width, 3], which must have the size that probe_image gave.

@@ -1,4 +1,5 @@
-// Which index at which position of the global stream: a pure function of (seed, position), never a state.
+// Which index at which position of the global stream: a pure function of (seed, position), never a
+// state.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,15 @@ class Sampler {
   virtual ~Sampler() = default;
   // The sample at a position >= 0 of the endless stream.
   virtual Draw at(int64_t position) const = 0;
-  // The `attempt`-th (>= 1) replacement of a sample that cannot be read: the next readable index of the same permutation.
+  // The `attempt`-th (>= 1) replacement of a sample that cannot be read: the next readable index of
+  // the same permutation.
   virtual Draw replacement(int64_t position, int64_t attempt) const = 0;
   // Positions of one epoch: the stated length of the (joined) set.
   virtual int64_t epoch_size() const = 0;
 };
 
-// What a sampler draws from: the joined sets with their weights (share of samples of the stream; empty: by size).
+// What a sampler draws from: the joined sets with their weights (share of samples of the stream;
+// empty: by size).
 struct SamplerInput {
   std::vector<std::shared_ptr<const Source>> sets;
   std::vector<double> weights;

@@ -10,7 +10,8 @@ class Transform {
  public:
   static constexpr const char* kKind = "transform";
   virtual ~Transform() = default;
-  // `key` is made of (seed, sample position, transform name): the same on any thread, rank and resume.
+  // `key` is made of (seed, sample position, transform name): the same on any thread, rank and
+  // resume.
   virtual void apply(Sample& sample, uint64_t key) const = 0;
 };
 using Transforms = Registry<Transform>;

@@ -5,7 +5,9 @@
 # (reference/platform.md 6.5). So SIGTERM and Ctrl-C become SIGUSR1 here: the run writes a checkpoint at the next step
 # boundary and exits with 85. A second Ctrl-C or SIGTERM ends it at once.
 
-mpi_options=(--bind-to none --mca odls_base_sigkill_timeout 10)
+# The ranks cannot see what stands behind mpirun: a progress line is for a terminal only.
+if [ -t 1 ]; then export FACETRAIN_TERMINAL=1; else export FACETRAIN_TERMINAL=0; fi
+mpi_options=(--bind-to none)
 if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
 run_mpi() {

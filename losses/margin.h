@@ -31,7 +31,7 @@ enum class Prepass {
 enum class Bias {
   kNone,
   kPerClass,  // one a class, added to its product, starts at zero (softmax)
-  kShared,    // one number, the `shift` of kSoftplusSum, starts at shared_bias (uniface, sphereface2)
+  kShared,  // one number, the `shift` of kSoftplusSum, starts at shared_bias (uniface, sphereface2)
 };
 
 // What a margin sees. All [B] over the global micro-batch, on the device, floating point of the

@@ -1,4 +1,5 @@
-// AdamW: Adam with decoupled weight decay. Loshchilov, Hutter 2019, arXiv:1711.05101, algorithm 2; PyTorch's form of it.
+// AdamW: Adam with decoupled weight decay. Loshchilov, Hutter 2019, arXiv:1711.05101, algorithm 2;
+// PyTorch's form of it.
 #include "trainer/optimizer.h"
 
 namespace facetrain {
@@ -18,10 +19,12 @@ struct AdamWOptions : CommonOptimizerOptions {
 class AdamW : public Optimizer {
  public:
   AdamW(const AdamWOptions& options, const std::vector<Parameter>& parameters)
-      : Optimizer(options, {"exp_avg", "exp_avg_sq"}, make_groups(parameters, options)), options_(options) {}
+      : Optimizer(options, {"exp_avg", "exp_avg_sq"}, make_groups(parameters, options)),
+        options_(options) {}
 
  protected:
-  // Bias correction uses the number of updates of the run, also for rows that are met for the first time.
+  // Bias correction uses the number of updates of the run, also for rows that are met for the first
+  // time.
   void update(torch::TensorList tensors, torch::TensorList gradients,
               const std::vector<std::vector<torch::Tensor>>& states, double lr, double weight_decay,
               int64_t number) override {
@@ -30,15 +33,17 @@ class AdamW : public Optimizer {
     for (const auto& tensor : tensors)
       steps.push_back(torch::full({}, static_cast<double>(number),
                                   torch::TensorOptions(torch::kFloat).device(tensor.device())));
-    at::_fused_adamw_(tensors, gradients, states[0], states[1], {}, steps, lr, options_.beta1, options_.beta2,
-                      weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(tensors, gradients, states[0], states[1], {}, steps, lr, options_.beta1,
+                      options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false,
+                      /*maximize=*/false);
   }
 
  private:
   AdamWOptions options_;
 };
 
-const bool registered = Optimizers::get().add<AdamW, AdamWOptions>("adamw", "Adam with decoupled weight decay (Loshchilov, Hutter 2019)");
+const bool registered = Optimizers::get().add<AdamW, AdamWOptions>(
+    "adamw", "Adam with decoupled weight decay (Loshchilov, Hutter 2019)");
 
 }  // namespace
 }  // namespace facetrain

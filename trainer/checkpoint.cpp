@@ -1,7 +1,5 @@
 #include "trainer/checkpoint.h"
 
-
-
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -16,26 +14,38 @@ namespace facetrain {
 namespace fs = std::filesystem;
 namespace {
 
-std::string shape_text(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
-// The names that only one side has: what somebody needs to see that this is another network's checkpoint.
-void check_names(const fs::path& file, const std::set<std::string>& found, const std::set<std::string>& wanted) {
-  std::vector<std::string> missing, extra;
-  std::set_difference(wanted.begin(), wanted.end(), found.begin(), found.end(), std::back_inserter(missing));
-  std::set_difference(found.begin(), found.end(), wanted.begin(), wanted.end(), std::back_inserter(extra));
-  if (missing.empty() && extra.empty()) return;
-  const auto some = [](const std::vector<std::string>& names) {
-    return names.empty() ? std::string("none")
-                         : fmt::format("{}{}", names.front(), names.size() > 1 ? fmt::format(" and {} more", names.size() - 1) : "");
-  };
-  FT_FAIL("{}: this checkpoint is of another network, loss or optimizer: it lacks {} and has {} beyond this run's; "
-          "resume with the configuration that wrote it, or start a new run with model.init",
-          file.string(), some(missing), some(extra));
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-void check_shape(const fs::path& file, const std::string& name, at::IntArrayRef found, at::IntArrayRef wanted) {
+// The names that only one side has: what somebody needs to see that this is another network's
+// checkpoint.
+void check_names(const fs::path& file, const std::set<std::string>& found,
+                 const std::set<std::string>& wanted) {
+  std::vector<std::string> missing, extra;
+  std::set_difference(wanted.begin(), wanted.end(), found.begin(), found.end(),
+                      std::back_inserter(missing));
+  std::set_difference(found.begin(), found.end(), wanted.begin(), wanted.end(),
+                      std::back_inserter(extra));
+  if (missing.empty() && extra.empty()) return;
+  const auto some = [](const std::vector<std::string>& names) {
+    return names.empty()
+               ? std::string("none")
+               : fmt::format("{}{}", names.front(),
+                             names.size() > 1 ? fmt::format(" and {} more", names.size() - 1) : "");
+  };
+  FT_FAIL(
+      "{}: this checkpoint is of another network, loss or optimizer: it lacks {} and has {} beyond "
+      "this run's; "
+      "resume with the configuration that wrote it, or start a new run with model.init",
+      file.string(), some(missing), some(extra));
+}
+
+void check_shape(const fs::path& file, const std::string& name, at::IntArrayRef found,
+                 at::IntArrayRef wanted) {
   FT_CHECK(found == wanted,
-           "{}: '{}' has shape {}, this run's has {}: the checkpoint is of another network (model.width, "
+           "{}: '{}' has shape {}, this run's has {}: the checkpoint is of another network "
+           "(model.width, "
            "model.embedding, classifier.classes?); resume with the configuration that wrote it",
            file.string(), name, shape_text(found), shape_text(wanted));
 }
@@ -57,26 +67,30 @@ struct Interval {
 };
 Interval read_interval(const SafetensorsFile& file, const std::string& name) {
   const auto found = file.metadata().find(name);
-  FT_CHECK(found != file.metadata().end(), "{}: tensor '{}' has no row range in __metadata__; the file is damaged",
+  FT_CHECK(found != file.metadata().end(),
+           "{}: tensor '{}' has no row range in __metadata__; the file is damaged",
            file.path().string(), name);
   Interval interval{};
   char comma{};
   std::istringstream text(found->second);
   text >> interval.begin >> comma >> interval.end >> comma >> interval.total;
   FT_CHECK(text && interval.begin <= interval.end && interval.end <= interval.total,
-           "{}: the row range of '{}' reads '{}', wanted begin,end,total; the file is damaged", file.path().string(), name,
-           found->second);
+           "{}: the row range of '{}' reads '{}', wanted begin,end,total; the file is damaged",
+           file.path().string(), name, found->second);
   return interval;
 }
 
-// Rows [begin, end) of one tensor from the files that hold parts of it. Every row must be there once.
-void read_rows(const fs::path& checkpoint, const std::vector<std::unique_ptr<SafetensorsFile>>& files,
+// Rows [begin, end) of one tensor from the files that hold parts of it. Every row must be there
+// once.
+void read_rows(const fs::path& checkpoint,
+               const std::vector<std::unique_ptr<SafetensorsFile>>& files,
                const RowsTensor& target) {
   int64_t filled = 0;
   for (const auto& file : files) {
     const Interval part = read_interval(*file, target.name);
     FT_CHECK(part.total == target.total,
-             "{}: '{}' has {} rows in all, this run's has {}: the checkpoint is of another set of classes; set "
+             "{}: '{}' has {} rows in all, this run's has {}: the checkpoint is of another set of "
+             "classes; set "
              "classifier.classes to what it was trained with, or start a new run with model.init",
              file->path().string(), target.name, part.total, target.total);
     const int64_t begin = std::max(part.begin, target.begin), end = std::min(part.end, target.end);
@@ -88,8 +102,9 @@ void read_rows(const fs::path& checkpoint, const std::vector<std::unique_ptr<Saf
     filled += end - begin;
   }
   FT_CHECK(filled == target.end - target.begin,
-           "{}: rows {} to {} of '{}' were wanted and {} found: a rows_<rank>.safetensors file is missing", checkpoint.string(),
-           target.begin, target.end, target.name, filled);
+           "{}: rows {} to {} of '{}' were wanted and {} found: a rows_<rank>.safetensors file is "
+           "missing",
+           checkpoint.string(), target.begin, target.end, target.name, filled);
 }
 
 }  // namespace
@@ -99,12 +114,14 @@ std::string checkpoint_name(int64_t step) { return fmt::format("step_{:09d}", st
 bool is_checkpoint(const fs::path& folder) { return fs::exists(folder / "meta.yaml"); }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
-  // The names say it; `latest` is for people and scripts, and may be one behind after a kill between two renames.
+  // The names say it; `latest` is for people and scripts, and may be one behind after a kill
+  // between two renames.
   std::optional<fs::path> newest;
   std::error_code error;
   for (const auto& item : fs::directory_iterator(run, error)) {
     const std::string name = item.path().filename();
-    if (!name.starts_with("step_") || name.ends_with(".tmp") || !is_checkpoint(item.path())) continue;
+    if (!name.starts_with("step_") || name.ends_with(".tmp") || !is_checkpoint(item.path()))
+      continue;
     if (!newest || name > newest->filename()) newest = item.path();
   }
   return newest;
@@ -117,7 +134,8 @@ CheckpointMeta read_meta(const fs::path& checkpoint) {
   try {
     const YAML::Node yaml = YAML::LoadFile(file);
     const auto version = yaml["version"].as<int64_t>();
-    FT_CHECK(version <= kCheckpointVersion, "{}: version {} of the format; this program reads up to {}: use a newer facetrain",
+    FT_CHECK(version <= kCheckpointVersion,
+             "{}: version {} of the format; this program reads up to {}: use a newer facetrain",
              file.string(), version, kCheckpointVersion);
     TrainState& state = meta.state;
     state.step = yaml["step"].as<int64_t>();
@@ -135,7 +153,8 @@ CheckpointMeta read_meta(const fs::path& checkpoint) {
     config << yaml["config"];
     meta.config = std::string(config.c_str()) + "\n";
   } catch (const YAML::Exception& error) {
-    FT_FAIL("{}:{}: damaged: {}; use an older checkpoint of the run", file.string(), error.mark.line + 1, error.msg);
+    FT_FAIL("{}:{}: damaged: {}; use an older checkpoint of the run", file.string(),
+            error.mark.line + 1, error.msg);
   }
   return meta;
 }
@@ -168,7 +187,8 @@ void read_checkpoint(const fs::path& checkpoint, const CheckpointTensors& tensor
   std::vector<std::unique_ptr<SafetensorsFile>> files;
   std::set<std::string> found, wanted;
   for (int rank = 0; fs::exists(checkpoint / fmt::format("rows_{}.safetensors", rank)); ++rank) {
-    files.push_back(std::make_unique<SafetensorsFile>(checkpoint / fmt::format("rows_{}.safetensors", rank)));
+    files.push_back(
+        std::make_unique<SafetensorsFile>(checkpoint / fmt::format("rows_{}.safetensors", rank)));
     for (const auto& [name, info] : files.back()->tensors()) found.insert(name);
   }
   for (const auto& target : tensors.rows) wanted.insert(target.name);

@@ -1,8 +1,11 @@
-// What a checkpoint holds, and reading it: named tensors in safetensors, complete or absent, at any world size.
+// What a checkpoint holds, and reading it: named tensors in safetensors, complete or absent, at any
+// world size.
 //
-// A folder `step_000120000/`: model.safetensors (replicated parameters and buffers, averages under `ema.`),
-// optimizer.safetensors (`<parameter>.<state>`), rows_<rank>.safetensors (sharded tensors and their state, with
-// __metadata__[name] = "begin,end,total") and meta.yaml. A folder without its final name does not exist. docs/formats.md.
+// A folder `step_000120000/`: model.safetensors (replicated parameters and buffers, averages under
+// `ema.`), optimizer.safetensors (`<parameter>.<state>`), rows_<rank>.safetensors (sharded tensors
+// and their state, with
+// __metadata__[name] = "begin,end,total") and meta.yaml. A folder without its final name does not
+// exist. docs/formats.md.
 #pragma once
 
 #include <torch/torch.h>
@@ -51,8 +54,9 @@ bool is_checkpoint(const std::filesystem::path& folder);
 CheckpointMeta read_meta(const std::filesystem::path& checkpoint);
 void write_meta(const std::filesystem::path& checkpoint, const CheckpointMeta& meta);
 
-// Fills the live tensors, rows resliced from whatever world size wrote them. Names and shapes must be the same on both sides
-// (optimizer state included): anything else is another network's checkpoint and an error that says which tensor.
+// Fills the live tensors, rows resliced from whatever world size wrote them. Names and shapes must
+// be the same on both sides (optimizer state included): anything else is another network's
+// checkpoint and an error that says which tensor.
 void read_checkpoint(const std::filesystem::path& checkpoint, const CheckpointTensors& tensors);
 
 }  // namespace facetrain

@@ -17,14 +17,17 @@ namespace {
 // A copy that training cannot change: the next step starts while the writer works.
 torch::Tensor snapshot_of(const torch::Tensor& tensor) {
   const torch::Tensor detached = tensor.detach();
-  return detached.is_cpu() ? detached.clone(at::MemoryFormat::Contiguous) : detached.cpu().contiguous();
+  return detached.is_cpu() ? detached.clone(at::MemoryFormat::Contiguous)
+                           : detached.cpu().contiguous();
 }
 
 CheckpointTensors snapshot_of(const CheckpointTensors& tensors, bool with_replicated) {
   CheckpointTensors copy;
   if (with_replicated) {
-    for (const auto& [name, tensor] : tensors.model) copy.model.emplace_back(name, snapshot_of(tensor));
-    for (const auto& [name, tensor] : tensors.optimizer) copy.optimizer.emplace_back(name, snapshot_of(tensor));
+    for (const auto& [name, tensor] : tensors.model)
+      copy.model.emplace_back(name, snapshot_of(tensor));
+    for (const auto& [name, tensor] : tensors.optimizer)
+      copy.optimizer.emplace_back(name, snapshot_of(tensor));
   }
   for (const auto& rows : tensors.rows) {
     copy.rows.push_back(rows);
@@ -41,12 +44,16 @@ std::string read_pointer(const fs::path& file) {
   return name;
 }
 
-// Rank 0 leaves a mark that every rank must see: a run folder on local disks would lose the other ranks' parts.
+// Rank 0 leaves a mark that every rank must see: a run folder on local disks would lose the other
+// ranks' parts.
 void check_shared(const fs::path& run, Communicator& comm) {
   const auto token = at::empty({1}, at::kLong);
   const fs::path mark = run / ".shared";
   if (comm.rank() == 0) {
-    token[0] = static_cast<int64_t>(random_key(static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count())) >> 1);
+    token[0] =
+        static_cast<int64_t>(random_key(static_cast<uint64_t>(
+                                 std::chrono::steady_clock::now().time_since_epoch().count())) >>
+                             1);
     write_file_durably(mark, fmt::format("{}\n", token.item<int64_t>()));
   }
   comm.broadcast(token, 0).wait();
@@ -54,7 +61,8 @@ void check_shared(const fs::path& run, Communicator& comm) {
   const auto blind = at::full({1}, seen ? 0 : 1, at::kLong);
   comm.all_reduce(blind, ReduceOp::kSum).wait();
   FT_CHECK(blind.item<int64_t>() == 0,
-           "run folder {}: {} of {} ranks do not see what rank 0 writes there; put `run` on a file system that all hosts share",
+           "run folder {}: {} of {} ranks do not see what rank 0 writes there; put `run` on a file "
+           "system that all hosts share",
            run.string(), blind.item<int64_t>(), comm.size());
   comm.barrier();
   if (comm.rank() == 0) fs::remove(mark);
@@ -97,7 +105,8 @@ void Checkpointer::save(const CheckpointMeta& meta, const CheckpointTensors& ten
   });
 }
 
-void Checkpointer::write(const fs::path& folder, const CheckpointMeta& meta, const CheckpointTensors& snapshot) {
+void Checkpointer::write(const fs::path& folder, const CheckpointMeta& meta,
+                         const CheckpointTensors& snapshot) {
   std::error_code error;
   fs::create_directories(folder, error);  // by whichever rank comes first
   FT_CHECK(!error, "{}: cannot make this folder: {}", folder.string(), error.message());
@@ -107,7 +116,8 @@ void Checkpointer::write(const fs::path& folder, const CheckpointMeta& meta, con
     rows.emplace_back(item.name, item.tensor);
     ranges[item.name] = fmt::format("{},{},{}", item.begin, item.end, item.total);
   }
-  if (!rows.empty()) save_safetensors(folder / fmt::format("rows_{}.safetensors", comm_.rank()), rows, ranges);
+  if (!rows.empty())
+    save_safetensors(folder / fmt::format("rows_{}.safetensors", comm_.rank()), rows, ranges);
   if (comm_.rank() != 0) return;
   save_safetensors(folder / "model.safetensors", snapshot.model);
   save_safetensors(folder / "optimizer.safetensors", snapshot.optimizer);
@@ -117,12 +127,16 @@ void Checkpointer::write(const fs::path& folder, const CheckpointMeta& meta, con
 void Checkpointer::conclude(double written, double failed) {
   if (part_ == Part::kIdle || written + failed < comm_.size()) return;
   if (writer_.joinable()) writer_.join();
-  if (part_ == Part::kFailed) log_warn("checkpoint {} not written: {}; training goes on, the previous checkpoint stays", name_, problem_);
+  if (part_ == Part::kFailed)
+    log_warn("checkpoint {} not written: {}; training goes on, the previous checkpoint stays",
+             name_, problem_);
   part_ = Part::kIdle;
   if (comm_.rank() != 0) return;
   try {
-    if (failed > 0) fs::remove_all(run_ / (name_ + ".tmp"));
-    else complete();
+    if (failed > 0)
+      fs::remove_all(run_ / (name_ + ".tmp"));
+    else
+      complete();
   } catch (const std::exception& error) {
     log_warn("checkpoint {}: {}; training goes on", name_, error.what());
   }
@@ -152,11 +166,13 @@ void Checkpointer::prune() {
   std::vector<std::string> names;
   for (const auto& item : fs::directory_iterator(run_)) {
     const std::string name = item.path().filename();
-    if (name.starts_with("step_") && is_checkpoint(item.path()) && name != best) names.push_back(name);
+    if (name.starts_with("step_") && is_checkpoint(item.path()) && name != best)
+      names.push_back(name);
   }
   std::sort(names.rbegin(), names.rend());
   for (size_t i = static_cast<size_t>(options_.keep); i < names.size(); ++i) {
-    // Renamed first: a kill in the middle of the removal must not leave half a checkpoint under a final name.
+    // Renamed first: a kill in the middle of the removal must not leave half a checkpoint under a
+    // final name.
     const fs::path doomed = run_ / (names[i] + ".old.tmp");
     fs::rename(run_ / names[i], doomed);
     fs::remove_all(doomed);

@@ -9,7 +9,9 @@ namespace facetrain {
 class CommStatistics : public StatisticsReducer {
  public:
   explicit CommStatistics(Communicator& comm) : comm_(comm) {}
-  void sum(torch::Tensor& statistics) override { comm_.all_reduce(statistics, ReduceOp::kSum).wait(); }
+  void sum(torch::Tensor& statistics) override {
+    comm_.all_reduce(statistics, ReduceOp::kSum).wait();
+  }
 
  private:
   Communicator& comm_;

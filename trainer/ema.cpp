@@ -2,7 +2,8 @@
 
 namespace facetrain {
 
-Ema::Ema(double decay, const std::vector<std::pair<std::string, torch::Tensor>>& parameters) : decay_(decay) {
+Ema::Ema(double decay, const std::vector<std::pair<std::string, torch::Tensor>>& parameters)
+    : decay_(decay) {
   if (!enabled()) return;
   for (const auto& [name, tensor] : parameters) {
     names_.push_back("ema." + name);

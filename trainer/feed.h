@@ -13,14 +13,18 @@ namespace facetrain {
 class Feed {
  public:
   explicit Feed(std::unique_ptr<Loader> main) : main_(std::move(main)) {}
-  void add_stream(std::string name, std::unique_ptr<Loader> loader) { streams_.emplace_back(std::move(name), std::move(loader)); }
+  void add_stream(std::string name, std::unique_ptr<Loader> loader) {
+    streams_.emplace_back(std::move(name), std::move(loader));
+  }
 
-  // This rank's micro-batches of the next step; micro-batch i carries micro-batch i of every stream.
+  // This rank's micro-batches of the next step; micro-batch i carries micro-batch i of every
+  // stream.
   std::vector<Batch> next() {
     auto batches = main_->next();
     for (auto& [name, loader] : streams_) {
       auto others = loader->next();
-      for (size_t i = 0; i < batches.size(); ++i) batches[i].streams.emplace(name, std::move(others[i]));
+      for (size_t i = 0; i < batches.size(); ++i)
+        batches[i].streams.emplace(name, std::move(others[i]));
     }
     return batches;
   }

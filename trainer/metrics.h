@@ -17,7 +17,8 @@ class Metrics {
   void add(const std::string& name, const at::Tensor& sum, double count);
   void merge(const Metrics& other);
   void clear() { entries_.clear(); }
-  // Σ sum / Σ count of every name over all ranks; one reduction. **Collective**; the names must be the same everywhere.
+  // Σ sum / Σ count of every name over all ranks; one reduction. **Collective**; the names must be
+  // the same everywhere.
   std::map<std::string, double> reduce(Communicator& comm) const;
 
  private:

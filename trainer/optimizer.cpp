@@ -25,7 +25,8 @@ constexpr int64_t kChunkRows = 65536;
 
 }  // namespace
 
-std::vector<ParamGroup> make_groups(const std::vector<Parameter>& parameters, const CommonOptimizerOptions& options) {
+std::vector<ParamGroup> make_groups(const std::vector<Parameter>& parameters,
+                                    const CommonOptimizerOptions& options) {
   const auto rules = parse_rules(options);
   std::vector<bool> used(rules.size(), false);
   std::vector<ParamGroup> groups;
@@ -45,7 +46,9 @@ std::vector<ParamGroup> make_groups(const std::vector<Parameter>& parameters, co
     group->parameters.push_back(parameter);
   }
   for (size_t i = 0; i < rules.size(); ++i)
-    FT_CHECK(used[i], "optimizer: the rule '{}' (no_decay or rules) matches no trained parameter; names look like '{}'",
+    FT_CHECK(used[i],
+             "optimizer: the rule '{}' (no_decay or rules) matches no trained parameter; names "
+             "look like '{}'",
              rules[i].match, parameters.empty() ? "" : parameters.front().name);
   return groups;
 }
@@ -58,7 +61,8 @@ Optimizer::Optimizer(const CommonOptimizerOptions& options, std::vector<std::str
     for (const auto& parameter : group.parameters) {
       auto& states = group_states.emplace_back();
       for (size_t s = 0; s < state_names_.size(); ++s)
-        states.push_back(torch::zeros_like(parameter.tensor, torch::MemoryFormat::Preserve).set_requires_grad(false));
+        states.push_back(torch::zeros_like(parameter.tensor, torch::MemoryFormat::Preserve)
+                             .set_requires_grad(false));
     }
   }
 }
@@ -76,7 +80,8 @@ void Optimizer::step(const UpdateStep& at) {
         update_rows(parameter, states_[g][i], lr, group.weight_decay, at.number);
         continue;
       }
-      if (!parameter.tensor.grad().defined() || (!parameter.owner && !at.reached(parameter.tensor))) continue;
+      if (!parameter.tensor.grad().defined() || (!parameter.owner && !at.reached(parameter.tensor)))
+        continue;
       tensors.push_back(parameter.tensor);
       gradients.push_back(parameter.tensor.grad());
       for (size_t s = 0; s < states.size(); ++s) states[s].push_back(states_[g][i][s]);
@@ -85,11 +90,12 @@ void Optimizer::step(const UpdateStep& at) {
   }
 }
 
-void Optimizer::update_rows(const Parameter& parameter, std::vector<torch::Tensor>& states, double lr,
-                            double weight_decay, int64_t number) {
+void Optimizer::update_rows(const Parameter& parameter, std::vector<torch::Tensor>& states,
+                            double lr, double weight_decay, int64_t number) {
   const auto rows = parameter.owner->touched_rows(parameter.shard.name);
   const auto gradient = parameter.owner->row_gradient(parameter.shard.name);
-  const auto apply = [&](const torch::Tensor& tensor, const torch::Tensor& grad, std::vector<torch::Tensor> state) {
+  const auto apply = [&](const torch::Tensor& tensor, const torch::Tensor& grad,
+                         std::vector<torch::Tensor> state) {
     std::vector<std::vector<torch::Tensor>> lists;
     for (auto& s : state) lists.push_back({s});
     update({tensor}, {grad}, lists, lr, weight_decay, number);
@@ -103,7 +109,8 @@ void Optimizer::update_rows(const Parameter& parameter, std::vector<torch::Tenso
     for (size_t s = 0; s < states.size(); ++s) states[s].index_copy_(0, rows, selected[s]);
     return;
   }
-  // The whole shard, a chunk at a time: a dense gradient of a large shard would cost as much memory as the shard.
+  // The whole shard, a chunk at a time: a dense gradient of a large shard would cost as much memory
+  // as the shard.
   const int64_t total = parameter.tensor.size(0);
   for (int64_t begin = 0; begin < total; begin += kChunkRows) {
     const int64_t length = std::min(kChunkRows, total - begin);

@@ -15,7 +15,8 @@ std::vector<std::string> declared_patterns(const Recipe& recipe) {
   std::vector<std::string> patterns;
   for (const auto& item : recipe.named_modules("", true))
     if (const auto* policy = dynamic_cast<const FreezePolicy*>(item.value().get()))
-      for (const auto& pattern : policy->frozen()) patterns.push_back(join_name(item.key(), pattern));
+      for (const auto& pattern : policy->frozen())
+        patterns.push_back(join_name(item.key(), pattern));
   return patterns;
 }
 
@@ -73,8 +74,10 @@ ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& fr
       continue;
     }
     FT_CHECK(item.value().requires_grad(),
-             "parameter '{}' requires no gradient but no freeze policy says so: declare it in its module's "
-             "frozen(), or name it in trainer.freeze", item.key());
+             "parameter '{}' requires no gradient but no freeze policy says so: declare it in its "
+             "module's "
+             "frozen(), or name it in trainer.freeze",
+             item.key());
     Parameter parameter{item.key(), item.value()};
     if (const auto found = owner_of.find(item.key()); found != owner_of.end()) {
       parameter.owner = found->second;
@@ -84,8 +87,8 @@ ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& fr
     list.trained.push_back(std::move(parameter));
   }
   for (size_t i = patterns.size() - freeze.size(); i < patterns.size(); ++i)
-    FT_CHECK(used[i], "trainer.freeze: no parameter matches '{}'; names look like '{}'", patterns[i],
-             recipe.named_parameters().begin()->key());
+    FT_CHECK(used[i], "trainer.freeze: no parameter matches '{}'; names look like '{}'",
+             patterns[i], recipe.named_parameters().begin()->key());
   return list;
 }
 
@@ -102,7 +105,8 @@ void set_training_mode(Recipe& recipe, const std::vector<std::string>& freeze) {
   patterns.insert(patterns.end(), freeze.begin(), freeze.end());
   for (const auto& item : recipe.named_modules("", false))
     for (const auto& pattern : patterns)
-      // A pattern that ends in ".*" and covers everything below this module freezes the module as a whole.
+      // A pattern that ends in ".*" and covers everything below this module freezes the module as a
+      // whole.
       if (pattern.ends_with("*") && matches(pattern, item.key() + ".x")) item.value()->eval();
 }
 

@@ -1,4 +1,5 @@
-// The parameters of a recipe with what the trainer must know of each: its name, whether it is frozen, whether it is sharded.
+// The parameters of a recipe with what the trainer must know of each: its name, whether it is
+// frozen, whether it is sharded.
 #pragma once
 
 #include <torch/torch.h>
@@ -14,25 +15,27 @@
 namespace facetrain {
 
 struct Parameter {
-  std::string name;              // full: "backbone.layer1.0.conv1.weight"
+  std::string name;  // full: "backbone.layer1.0.conv1.weight"
   torch::Tensor tensor;
-  ShardOwner* owner = nullptr;   // set for sharded parameters
-  ShardedParameter shard{};      // local name and rows
-  bool own_update = false;       // its module updates it; the optimizer skips it
+  ShardOwner* owner = nullptr;  // set for sharded parameters
+  ShardedParameter shard{};     // local name and rows
+  bool own_update = false;      // its module updates it; the optimizer skips it
 };
 
 struct ParameterList {
-  std::vector<Parameter> trained;     // in registration order; frozen ones are not in it
-  std::vector<std::string> frozen;    // names
+  std::vector<Parameter> trained;   // in registration order; frozen ones are not in it
+  std::vector<std::string> frozen;  // names
   std::vector<ShardOwner*> owners;
-  std::map<std::string, ShardedParameter> sharded;  // by full name: parameters and buffers, frozen ones too
+  std::map<std::string, ShardedParameter>
+      sharded;  // by full name: parameters and buffers, frozen ones too
   std::vector<std::pair<std::string, OwnUpdate*>> own_updates;  // with the module's name
 
-  std::vector<std::pair<std::string, torch::Tensor>> replicated() const;  // trained and not sharded: the reducer's
+  std::vector<std::pair<std::string, torch::Tensor>> replicated()
+      const;  // trained and not sharded: the reducer's
 };
 
-// Applies the freeze policies of the modules and of the user (globs on full names): frozen parameters stop requiring
-// gradients. A user's pattern that matches nothing is an error.
+// Applies the freeze policies of the modules and of the user (globs on full names): frozen
+// parameters stop requiring gradients. A user's pattern that matches nothing is an error.
 ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& freeze);
 
 // Puts the recipe into training mode, but for modules that are frozen as a whole.
@@ -44,7 +47,8 @@ std::string join_name(const std::string& module, const std::string& name);
 // Shell-style match: `*` also matches dots.
 bool matches(const std::string& pattern, const std::string& name);
 
-// A rule on parameters as the configuration writes it: a glob on the name, or "rank<2" on the tensor's rank.
+// A rule on parameters as the configuration writes it: a glob on the name, or "rank<2" on the
+// tensor's rank.
 bool rule_matches(const std::string& rule, const Parameter& parameter);
 
 }  // namespace facetrain

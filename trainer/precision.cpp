@@ -16,11 +16,13 @@ Precision parse_precision(const std::string& name, const c10::Device& device) {
   if (name == "fp32") return Precision::kFp32;
   if (name == "bf16") return Precision::kBf16;
   if (name == "fp16") {
-    FT_CHECK(device.is_cuda(), "trainer.precision: fp16 runs on CUDA only; on the CPU use bf16 or fp32");
+    FT_CHECK(device.is_cuda(),
+             "trainer.precision: fp16 runs on CUDA only; on the CPU use bf16 or fp32");
     return Precision::kFp16;
   }
   FT_CHECK(name == "fp64", "trainer.precision: wanted fp32, bf16, fp16 or fp64, found '{}'", name);
-  FT_CHECK(device.is_cpu(), "trainer.precision: fp64 runs on the CPU only; on CUDA use fp32 or bf16");
+  FT_CHECK(device.is_cpu(),
+           "trainer.precision: fp64 runs on the CPU only; on CUDA use fp32 or bf16");
   return Precision::kFp64;
 }
 
@@ -29,12 +31,14 @@ at::ScalarType parameter_type(Precision precision) {
 }
 
 AutocastScope::AutocastScope(Precision precision, const c10::Device& device)
-    : active_(precision == Precision::kBf16 || precision == Precision::kFp16), device_(device.type()) {
+    : active_(precision == Precision::kBf16 || precision == Precision::kFp16),
+      device_(device.type()) {
   if (!active_) return;
   was_enabled_ = at::autocast::is_autocast_enabled(device_);
   previous_ = at::autocast::get_autocast_dtype(device_);
   at::autocast::set_autocast_enabled(device_, true);
-  at::autocast::set_autocast_dtype(device_, precision == Precision::kBf16 ? at::kBFloat16 : at::kHalf);
+  at::autocast::set_autocast_dtype(device_,
+                                   precision == Precision::kBf16 ? at::kBFloat16 : at::kHalf);
 }
 
 AutocastScope::~AutocastScope() {

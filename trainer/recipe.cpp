@@ -31,7 +31,8 @@ void resolve_section(const Config& root, const std::string& name) {
 
 void resolve_config(Config& root) {
   root.as<RunOptions>();
-  Config recipe = root.section("recipe"), optimizer = root.section("optimizer"), schedule = root.section("schedule");
+  Config recipe = root.section("recipe"), optimizer = root.section("optimizer"),
+         schedule = root.section("schedule");
   recipe.set_default_name("recognition");
   Recipes::get().resolve(recipe);
   for (const auto& name : Recipes::get().entry(recipe).sections) resolve_section(root, name);
@@ -43,7 +44,8 @@ void resolve_config(Config& root) {
   Config sampler = data.section("sampler");
   sampler.set_default_name("shuffle");
   Samplers::get().resolve(sampler);
-  for (const auto& item : data.section("transforms").node().list) Transforms::get().resolve(Config(item));
+  for (const auto& item : data.section("transforms").node().list)
+    Transforms::get().resolve(Config(item));
   Normalization::parse(data.section("normalize"));
   root.check_all_used();
 }

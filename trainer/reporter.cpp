@@ -6,18 +6,21 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "core/check.h"
 #include "core/durable_file.h"
 #include "core/log.h"
-#include "core/check.h"
 
 namespace facetrain {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-// NaN and infinity are not JSON; null is what a reader of the curve expects for a step without a finite value.
+// NaN and infinity are not JSON; null is what a reader of the curve expects for a step without a
+// finite value.
 nlohmann::ordered_json number(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
@@ -42,9 +45,12 @@ void drop_lines_after(const std::filesystem::path& file, int64_t step) {
   bool dropped = false;
   for (std::string line; std::getline(in, line);) {
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const bool keep = json.is_object() && json.contains("step") && json["step"].is_number_integer() && json["step"].get<int64_t>() <= step;
-    if (keep) kept << line << '\n';
-    else dropped = true;
+    const bool keep = json.is_object() && json.contains("step") &&
+                      json["step"].is_number_integer() && json["step"].get<int64_t>() <= step;
+    if (keep)
+      kept << line << '\n';
+    else
+      dropped = true;
   }
   if (dropped) write_file_durably(file, kept.str());
 }
@@ -75,7 +81,8 @@ void Reporter::log(Line line, int64_t total_steps) {
   if (rank_ != 0) return;
   const double seconds = seconds_since(since_);
   const double rate = static_cast<double>(line.samples - samples_since_) / std::max(seconds, 1e-9);
-  const double step_seconds = seconds / static_cast<double>(std::max<int64_t>(line.step - step_since_, 1));
+  const double step_seconds =
+      seconds / static_cast<double>(std::max<int64_t>(line.step - step_since_, 1));
   nlohmann::ordered_json json{{"step", line.step}, {"epoch", line.epoch}};
   for (const auto& [name, value] : line.means) json[name] = number(value);
   json["lr"] = line.lr;
@@ -90,17 +97,22 @@ void Reporter::log(Line line, int64_t total_steps) {
   append(json.dump());
   const double remaining = static_cast<double>(total_steps - line.step) * step_seconds;
   const std::string text = fmt::format(
-      "step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.3g}  {:.0f} img/s  data {:.0f} %  {:.1f} GB  ETA {}{}", line.step, total_steps,
-      line.epoch, line.means.contains("loss") ? line.means.at("loss") : NAN, line.lr, rate,
-      100 * line.data_wait / std::max(seconds, 1e-9), peak_memory_gb(), duration_text(remaining),
+      "step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.3g}  {:.0f} img/s  data {:.0f} %  {:.1f} GB  "
+      "ETA {}{}",
+      line.step, total_steps, line.epoch, line.means.contains("loss") ? line.means.at("loss") : NAN,
+      line.lr, rate, 100 * line.data_wait / std::max(seconds, 1e-9), peak_memory_gb(),
+      duration_text(remaining),
       line.skipped_steps > 0 ? fmt::format("  skipped {}", line.skipped_steps) : "");
-  if (log_is_terminal()) log_progress(text);
-  else log_line(text);
+  if (log_is_terminal())
+    log_progress(text);
+  else
+    log_line(text);
   step_since_ = line.step;
   restart_clock(line.samples);
 }
 
-void Reporter::evaluation(int64_t step, const std::map<std::string, double>& figures, double seconds) {
+void Reporter::evaluation(int64_t step, const std::map<std::string, double>& figures,
+                          double seconds) {
   if (rank_ != 0) return;
   nlohmann::ordered_json values;
   std::string text = fmt::format("evaluation at step {} ({:.1f} s):", step, seconds);

@@ -1,4 +1,5 @@
-// What a person and a script see of a run: metrics.jsonl (one object a line), lines in a log, a progress line on a terminal.
+// What a person and a script see of a run: metrics.jsonl (one object a line), lines in a log, a
+// progress line on a terminal.
 #pragma once
 
 #include <chrono>
@@ -13,22 +14,23 @@ namespace facetrain {
 
 class Reporter {
  public:
-  // Rank 0 appends to run/metrics.jsonl; lines of steps after `resumed_step` (an interrupted run wrote them, this one will
-  // again) are dropped first. Other ranks write nothing.
+  // Rank 0 appends to run/metrics.jsonl; lines of steps after `resumed_step` (an interrupted run
+  // wrote them, this one will again) are dropped first. Other ranks write nothing.
   Reporter(const std::filesystem::path& run, int rank, int64_t resumed_step);
 
   struct Line {
     int64_t step = 0;  // steps done
     double epoch = 0, lr = 0, gradient_norm = 0, loss_scale = 1;
     int64_t samples = 0, skipped_steps = 0, skipped_samples = 0;
-    double data_wait = 0;  // share of the time spent waiting for data
+    double data_wait = 0;                 // share of the time spent waiting for data
     std::map<std::string, double> means;  // "loss" among them
   };
   // A logged step. Adds samples_per_second since the last line, ETA and memory.
   void log(Line line, int64_t total_steps);
   // Figures of an evaluation: {"step": .., "eval": {name: value}}.
   void evaluation(int64_t step, const std::map<std::string, double>& figures, double seconds);
-  // Time that is not training (evaluation, a save that had to wait) does not count in samples_per_second.
+  // Time that is not training (evaluation, a save that had to wait) does not count in
+  // samples_per_second.
   void restart_clock(int64_t samples);
 
  private:

@@ -26,15 +26,20 @@ std::vector<SetOptions> parse_sets(const Config& section) {
   const ConfigNode& node = section.node();
   if (node.kind == ConfigNode::Kind::kScalar) sets.push_back({node.scalar, 0});
   for (const auto& item : node.list) {
-    if (item->kind == ConfigNode::Kind::kScalar) sets.push_back({item->scalar, 0});
-    else sets.push_back(Config(item).as<SetOptions>());
+    if (item->kind == ConfigNode::Kind::kScalar)
+      sets.push_back({item->scalar, 0});
+    else
+      sets.push_back(Config(item).as<SetOptions>());
   }
-  FT_CHECK(!sets.empty(), "{}: no training data; set data.train to a shard folder, folder:PATH or list:FILE "
-           "(`facetrain shards synth --out sets/synth ...` makes some)", section.place());
+  FT_CHECK(!sets.empty(),
+           "{}: no training data; set data.train to a shard folder, folder:PATH or list:FILE "
+           "(`facetrain shards synth --out sets/synth ...` makes some)",
+           section.place());
   size_t weighted = 0;
   for (const auto& set : sets) weighted += set.weight > 0;
-  FT_CHECK(weighted == 0 || weighted == sets.size(), "{}: {} of {} sets have a weight; give one to all, or to none",
-           section.place(), weighted, sets.size());
+  FT_CHECK(weighted == 0 || weighted == sets.size(),
+           "{}: {} of {} sets have a weight; give one to all, or to none", section.place(),
+           weighted, sets.size());
   return sets;
 }
 
@@ -54,16 +59,19 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
   for (const auto& item : section.node().list) {
     const auto options = Config(item).as<EvalSetOptions>();
     const std::string place = Config(item).place();
-    FT_CHECK(!options.path.empty() && !options.pairs.empty(), "{}: an evaluation set wants `path` and `pairs`", place);
+    FT_CHECK(!options.path.empty() && !options.pairs.empty(),
+             "{}: an evaluation set wants `path` and `pairs`", place);
     FT_CHECK(fs::exists(options.pairs), "{}: there is no pair list '{}'", place, options.pairs);
-    const std::string name = options.name.empty() ? fs::path(options.path).filename().string() : options.name;
+    const std::string name =
+        options.name.empty() ? fs::path(options.path).filename().string() : options.name;
     PairSet set = open_pair_set(options.path, options.pairs, images);
     sets.push_back({name, std::move(set.source), std::move(set.pairs), options.flip});
   }
   return sets;
 }
 
-std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOptions>& options, const ImageOptions& images) {
+std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOptions>& options,
+                                                     const ImageOptions& images) {
   std::vector<std::shared_ptr<const Source>> sets;
   for (const auto& set : options) sets.push_back(open_source(set.path, images));
   return sets;
@@ -82,8 +90,8 @@ struct Stream {
   std::unique_ptr<Loader> loader;
 };
 
-Stream open_stream(const Config& section, const DataOptions& data, const ImageOptions& images, const RunOptions& options,
-                   Communicator& comm, const c10::Device& device) {
+Stream open_stream(const Config& section, const DataOptions& data, const ImageOptions& images,
+                   const RunOptions& options, Communicator& comm, const c10::Device& device) {
   Stream stream;
   SamplerInput input;
   const auto sets = parse_sets(section.section("train"));
@@ -95,12 +103,14 @@ Stream open_stream(const Config& section, const DataOptions& data, const ImageOp
   input.batch_size = data.batch_size;
   stream.sampler = Samplers::get().create(section.section("sampler"), input);
   FT_CHECK(data.batch_size <= stream.sampler->epoch_size(),
-           "data.batch_size is {}, but the training set has {} images; lower it or add data", data.batch_size,
-           stream.sampler->epoch_size());
+           "data.batch_size is {}, but the training set has {} images; lower it or add data",
+           data.batch_size, stream.sampler->epoch_size());
   const int64_t micro = data.batch_size / options.trainer.accumulate;
   FT_CHECK(micro >= comm.size(),
-           "data.batch_size {} in {} micro-batches gives {} rows for {} ranks; every rank needs one: raise data.batch_size or lower "
-           "trainer.accumulate", data.batch_size, options.trainer.accumulate, micro, comm.size());
+           "data.batch_size {} in {} micro-batches gives {} rows for {} ranks; every rank needs "
+           "one: raise data.batch_size or lower "
+           "trainer.accumulate",
+           data.batch_size, options.trainer.accumulate, micro, comm.size());
   std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms;
   if (data.flip) {
     Config flip;
@@ -123,19 +133,19 @@ Stream open_stream(const Config& section, const DataOptions& data, const ImageOp
   return stream;
 }
 
-// A new run never writes over an old one; a resume wants one.
-void prepare_run_folder(const RunOptions& options, bool resume, const std::string& config, Communicator& comm) {
+// Makes the folder of a new run, which never writes over an old one.
+void make_run_folder(const RunOptions& options, const std::string& config, Communicator& comm) {
   FT_CHECK(!options.run.empty(), "run: no run folder; set run=runs/NAME");
   const fs::path run = options.run;
   const auto state = at::zeros({1}, at::kLong);
   std::string problem;
   if (comm.rank() == 0) {
     try {
-      if (!resume) {
-        FT_CHECK(!fs::exists(run) || fs::is_empty(run),
-                 "run folder {} already exists; resume it (facetrain train --resume {}), or choose another `run`", run.string(), run.string());
-        fs::create_directories(run);
-      }
+      FT_CHECK(!fs::exists(run) || fs::is_empty(run),
+               "run folder {} already exists; resume it (facetrain train --resume {}), or choose "
+               "another `run`",
+               run.string(), run.string());
+      fs::create_directories(run);
       write_file_durably(run / "config.yaml", config);
     } catch (const std::exception& error) {
       problem = error.what();
@@ -148,8 +158,9 @@ void prepare_run_folder(const RunOptions& options, bool resume, const std::strin
   comm.barrier();  // rank 0 reports; this rank waits to be ended with the job
 }
 
-void print_banner(const RunOptions& options, const Config& config, const Stream& stream, Recipe& recipe,
-                  const ParameterList& parameters, const std::string& place, int64_t total_steps) {
+void print_banner(const RunOptions& options, const Config& config, const Stream& stream,
+                  Recipe& recipe, const ParameterList& parameters, const std::string& place,
+                  int64_t total_steps) {
   int64_t images = 0, trained = 0, sharded = 0;
   std::vector<std::string> names;
   for (const auto& set : stream.sets) {
@@ -157,18 +168,25 @@ void print_banner(const RunOptions& options, const Config& config, const Stream&
     names.push_back(set->name());
   }
   for (const auto& parameter : parameters.trained) {
-    if (parameter.owner) sharded += parameter.shard.total * (parameter.tensor.numel() / std::max<int64_t>(parameter.tensor.size(0), 1));
-    else trained += parameter.tensor.numel();
+    if (parameter.owner)
+      sharded += parameter.shard.total *
+                 (parameter.tensor.numel() / std::max<int64_t>(parameter.tensor.size(0), 1));
+    else
+      trained += parameter.tensor.numel();
   }
   const double epoch = static_cast<double>(stream.sampler->epoch_size());
   log_info("facetrain {}  {}", FACETRAIN_VERSION, place);
-  log_info("data      {}: {} images of {} identities, batches of {} at {} px", fmt::join(names, ", "), images, count_identities(stream.sets),
-           options.data.batch_size, recipe.exported().image_size());
-  log_info("network   {}: {:.2f} M parameters, {:.2f} M sharded, {} frozen tensors; {}", config.section("model").name(), static_cast<double>(trained) / 1e6,
+  log_info("data      {}: {} images of {} identities, batches of {} at {} px",
+           fmt::join(names, ", "), images, count_identities(stream.sets), options.data.batch_size,
+           recipe.exported().image_size());
+  log_info("network   {}: {:.2f} M parameters, {:.2f} M sharded, {} frozen tensors; {}",
+           config.section("model").name(), static_cast<double>(trained) / 1e6,
            static_cast<double>(sharded) / 1e6, parameters.frozen.size(), options.trainer.precision);
   log_info("training  {} steps ({:.2f} epochs), {} {}, lr {} {}, accumulate {}", total_steps,
-           static_cast<double>(total_steps * options.data.batch_size) / epoch, config.section("recipe").name(),
-           config.section("loss").name("-"), config.section("optimizer").name(), config.section("schedule").name(), options.trainer.accumulate);
+           static_cast<double>(total_steps * options.data.batch_size) / epoch,
+           config.section("recipe").name(), config.section("loss").name("-"),
+           config.section("optimizer").name(), config.section("schedule").name(),
+           options.trainer.accumulate);
   log_info("run       {}", options.run);
 }
 
@@ -176,7 +194,10 @@ void print_groups(const Optimizer& optimizer, const ParameterList& parameters) {
   for (const auto& group : optimizer.groups()) {
     log_info("group: lr x {}, weight decay {}", group.lr_scale, group.weight_decay);
     for (const auto& parameter : group.parameters)
-      log_info("  {} [{}]{}", parameter.name, fmt::join(parameter.tensor.sizes(), ", "), parameter.owner ? fmt::format(" rows {} ... {} of {}", parameter.shard.begin, parameter.shard.end, parameter.shard.total) : "");
+      log_info("  {} [{}]{}", parameter.name, fmt::join(parameter.tensor.sizes(), ", "),
+               parameter.owner ? fmt::format(" rows {} ... {} of {}", parameter.shard.begin,
+                                             parameter.shard.end, parameter.shard.total)
+                               : "");
   }
   for (const auto& name : parameters.frozen) log_info("frozen: {}", name);
 }
@@ -192,8 +213,10 @@ void set_determinism(bool deterministic) {
 
 Config run_config(const fs::path& run) {
   const fs::path file = run / "config.yaml";
-  FT_CHECK(fs::exists(file), "{}: not a run folder: it has no config.yaml; start a run with facetrain train CONFIG run={}",
-           run.string(), run.string());
+  FT_CHECK(
+      fs::exists(file),
+      "{}: not a run folder: it has no config.yaml; start a run with facetrain train CONFIG run={}",
+      run.string(), run.string());
   return Config::load(file);
 }
 
@@ -209,8 +232,14 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
 
   // The classifier follows the data's identities, and the data's image size follows the network.
   const Config data = config.section("data");
-  const int64_t identities = count_identities(open_sets(parse_sets(data.section("train")), ImageOptions{0, options.data.fit, {}}));
-  const RecipeContext context{config, comm, device, options.seed, identities, options.data.size,
+  const int64_t identities = count_identities(
+      open_sets(parse_sets(data.section("train")), ImageOptions{0, options.data.fit, {}}));
+  const RecipeContext context{config,
+                              comm,
+                              device,
+                              options.seed,
+                              identities,
+                              options.data.size,
                               Normalization::parse(data.section("normalize"))};
   const auto recipe = Recipes::get().create(config.section("recipe"), context);
   const ImageOptions images{recipe->exported().image_size(), options.data.fit, recipe->columns()};
@@ -223,8 +252,11 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   const auto schedule = Schedules::get().create(config.section("schedule"));
 
   LoopOptions loop;
-  loop.steps_per_epoch = static_cast<double>(stream.sampler->epoch_size()) / static_cast<double>(options.data.batch_size);
-  loop.total_steps = options.trainer.steps >= 0 ? options.trainer.steps : Duration{options.trainer.epochs, true}.steps(loop.steps_per_epoch);
+  loop.steps_per_epoch = static_cast<double>(stream.sampler->epoch_size()) /
+                         static_cast<double>(options.data.batch_size);
+  loop.total_steps = options.trainer.steps >= 0
+                         ? options.trainer.steps
+                         : Duration{options.trainer.epochs, true}.steps(loop.steps_per_epoch);
   loop.checkpoint_every = options.checkpoint.every.steps(loop.steps_per_epoch);
   loop.evaluate_every = options.eval.every.steps(loop.steps_per_epoch);
   loop.log_every = options.log.every;
@@ -235,12 +267,14 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   loop.config = resolved;
 
   const auto sets = open_evaluation_sets(config.section("eval").section("sets"), images);
-  prepare_run_folder(options, request.resume, resolved, comm);
+  if (!request.resume) make_run_folder(options, resolved, comm);
   print_banner(options, config, stream, *recipe, parameters, place.description, loop.total_steps);
   if (request.verbose) print_groups(*optimizer, parameters);
 
   Feed feed(std::move(stream.loader));
-  GradReducer reducer(parameters.replicated(), comm, {static_cast<int64_t>(options.trainer.bucket_mb * (1 << 20)), options.trainer.overlap});
+  GradReducer reducer(
+      parameters.replicated(), comm,
+      {static_cast<int64_t>(options.trainer.bucket_mb * (1 << 20)), options.trainer.overlap});
   Ema ema(options.trainer.ema, parameters.replicated());
   Checkpointer checkpointer(options.run, options.checkpoint, comm);
   const auto newest = request.resume ? newest_checkpoint(options.run) : std::nullopt;
@@ -248,18 +282,28 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   start_loss_scale(precision, state);
   if (newest) state = read_meta(*newest).state;
   Reporter reporter(options.run, comm.rank(), state.step);
-  Trainer trainer({*recipe, feed, parameters, *optimizer, *schedule, reducer, ema, checkpointer, reporter, comm, device, sets}, loop);
+  Trainer trainer({*recipe, feed, parameters, *optimizer, *schedule, reducer, ema, checkpointer,
+                   reporter, comm, device, sets},
+                  loop);
   if (newest) {
     read_checkpoint(*newest, trainer.tensors());
+    comm.barrier();  // it fits on every rank: only now the run takes the new configuration
+    if (comm.rank() == 0) write_file_durably(fs::path(options.run) / "config.yaml", resolved);
     log_info("resumed from {} (step {})", newest->string(), state.step);
     if (state.step >= loop.total_steps)
-      log_info("the run has its {} steps already; for more, add trainer.steps=N or trainer.epochs=N", loop.total_steps);
+      log_info(
+          "the run has its {} steps already; for more, add trainer.steps=N or trainer.epochs=N",
+          loop.total_steps);
   } else if (request.resume) {
     log_info("{} has no checkpoint yet: starting at step 0", options.run);
   }
   const RunEnd end = trainer.run(state);
-  if (end == RunEnd::kDone) log_info("done: {} steps, checkpoint {}", state.step, (fs::path(options.run) / checkpoint_name(state.step)).string());
-  else log_info("signal: checkpoint {} written; continue with facetrain train --resume {}", checkpoint_name(state.step), options.run);
+  if (end == RunEnd::kDone)
+    log_info("done: {} steps, checkpoint {}", state.step,
+             (fs::path(options.run) / checkpoint_name(state.step)).string());
+  else
+    log_info("signal: checkpoint {} written; continue with facetrain train --resume {}",
+             checkpoint_name(state.step), options.run);
   return end;
 }
 

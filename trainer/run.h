@@ -1,4 +1,5 @@
-// From a configuration to a finished run: makes every object in one visible order and starts the loop.
+// From a configuration to a finished run: makes every object in one visible order and starts the
+// loop.
 #pragma once
 
 #include <filesystem>
@@ -11,9 +12,9 @@
 namespace facetrain {
 
 struct RunRequest {
-  Config config;              // resolve_config() has checked it
-  bool resume = false;        // continue config.run from its newest checkpoint
-  bool verbose = false;       // also print parameter groups
+  Config config;         // resolve_config() has checked it
+  bool resume = false;   // continue config.run from its newest checkpoint
+  bool verbose = false;  // also print parameter groups
 };
 
 // Where it runs: a World's parts, or a thread rank's in a test.
@@ -23,10 +24,12 @@ struct RunPlace {
   std::string description;  // for the banner
 };
 
-// **Collective.** Trains; everything that a user may have got wrong is an error before the first step.
+// **Collective.** Trains; everything that a user may have got wrong is an error before the first
+// step.
 RunEnd run_training(const RunRequest& request, const RunPlace& place);
 
-// The configuration that a run folder was started with, for a resume or an evaluation. Throws when there is none.
+// The configuration that a run folder was started with, for a resume or an evaluation. Throws when
+// there is none.
 Config run_config(const std::filesystem::path& run);
 
 }  // namespace facetrain

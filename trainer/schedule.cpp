@@ -97,10 +97,13 @@ class Cosine : public Schedule {
   double final_;
 };
 
-const bool constant = Schedules::get().add<Constant, ConstantOptions>("constant", "the base rate throughout");
+const bool constant =
+    Schedules::get().add<Constant, ConstantOptions>("constant", "the base rate throughout");
 const bool step = Schedules::get().add<Step, StepOptions>("step", "drops by gamma at milestones");
-const bool poly = Schedules::get().add<Poly, PolyOptions>("poly", "polynomial decay to the end of the run");
-const bool cosine = Schedules::get().add<Cosine, CosineOptions>("cosine", "half a cosine to the end of the run (Loshchilov, Hutter 2017)");
+const bool poly =
+    Schedules::get().add<Poly, PolyOptions>("poly", "polynomial decay to the end of the run");
+const bool cosine = Schedules::get().add<Cosine, CosineOptions>(
+    "cosine", "half a cosine to the end of the run (Loshchilov, Hutter 2017)");
 
 }  // namespace
 }  // namespace facetrain

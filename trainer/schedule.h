@@ -1,4 +1,5 @@
-// Learning-rate schedules: a factor of the base rate, as a function of the step. One file: they are a few lines each.
+// Learning-rate schedules: a factor of the base rate, as a function of the step. One file: they are
+// a few lines each.
 #pragma once
 
 #include "core/registry.h"

@@ -17,19 +17,25 @@ struct SgdOptions : CommonOptimizerOptions {
 class Sgd : public Optimizer {
  public:
   Sgd(const SgdOptions& options, const std::vector<Parameter>& parameters)
-      : Optimizer(options, options.momentum > 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{},
+      : Optimizer(options,
+                  options.momentum > 0 ? std::vector<std::string>{"momentum"}
+                                       : std::vector<std::string>{},
                   make_groups(parameters, options)),
         momentum_(options.momentum),
         nesterov_(options.nesterov) {
-    FT_CHECK(!nesterov_ || momentum_ > 0, "optimizer.nesterov wants a momentum above 0, found {}", momentum_);
+    FT_CHECK(!nesterov_ || momentum_ > 0, "optimizer.nesterov wants a momentum above 0, found {}",
+             momentum_);
   }
 
  protected:
   // Momentum starts at zero, which is what PyTorch's first step (v = g) amounts to.
   void update(torch::TensorList tensors, torch::TensorList gradients,
-              const std::vector<std::vector<torch::Tensor>>& states, double lr, double weight_decay, int64_t) override {
-    const std::vector<torch::Tensor> momenta = states.empty() ? std::vector<torch::Tensor>{} : states[0];
-    at::_fused_sgd_(tensors, gradients, momenta, weight_decay, momentum_, lr, /*dampening=*/0.0, nesterov_,
+              const std::vector<std::vector<torch::Tensor>>& states, double lr, double weight_decay,
+              int64_t) override {
+    const std::vector<torch::Tensor> momenta =
+        states.empty() ? std::vector<torch::Tensor>{} : states[0];
+    at::_fused_sgd_(tensors, gradients, momenta, weight_decay, momentum_, lr, /*dampening=*/0.0,
+                    nesterov_,
                     /*maximize=*/false, /*is_first_step=*/false);
   }
 
@@ -38,7 +44,8 @@ class Sgd : public Optimizer {
   bool nesterov_;
 };
 
-const bool registered = Optimizers::get().add<Sgd, SgdOptions>("sgd", "stochastic gradient descent with momentum");
+const bool registered =
+    Optimizers::get().add<Sgd, SgdOptions>("sgd", "stochastic gradient descent with momentum");
 
 }  // namespace
 }  // namespace facetrain

@@ -9,7 +9,8 @@
 namespace facetrain {
 namespace {
 
-// Σ x² in double, or a NaN when anything is not finite: one pass over the gradients gives the norm and the verdict.
+// Σ x² in double, or a NaN when anything is not finite: one pass over the gradients gives the norm
+// and the verdict.
 double square_sum(const std::vector<torch::Tensor>& tensors) {
   if (tensors.empty()) return 0;
   torch::Tensor sum;
@@ -23,7 +24,8 @@ double square_sum(const std::vector<torch::Tensor>& tensors) {
 }  // namespace
 
 Trainer::Trainer(TrainerParts parts, LoopOptions options)
-    : parts_(std::move(parts)), options_(std::move(options)),
+    : parts_(std::move(parts)),
+      options_(std::move(options)),
       precision_(parse_precision(options_.trainer.precision, parts_.device)) {
   for (const auto& module : parts_.recipe.modules(true))
     if (auto* deferred = dynamic_cast<Deferred*>(module.get())) deferred_.push_back(deferred);
@@ -39,8 +41,10 @@ RunEnd Trainer::run(TrainState& state) {
     std::vector<Batch> batches = parts_.feed.next();
     backward(batches, at);
     const Verdict verdict = judge();
-    if (verdict.finite) update(verdict, at);
-    else skip(at);
+    if (verdict.finite)
+      update(verdict, at);
+    else
+      skip(at);
     parts_.checkpointer.conclude(verdict.parts_written, verdict.parts_failed);
 
     ++state.step;
@@ -51,15 +55,20 @@ RunEnd Trainer::run(TrainState& state) {
     if (due(options_.evaluate_every) || (last && options_.evaluate_every > 0)) evaluate(is_best);
     if (due(options_.checkpoint_every) || last || is_best || verdict.signal) save(is_best);
     if (verdict.signal && !last) {
-      FT_CHECK(parts_.checkpointer.finish(), "the checkpoint asked for by a signal could not be written; see the warning above");
+      FT_CHECK(parts_.checkpointer.finish(),
+               "the checkpoint asked for by a signal could not be written; see the warning above");
       return RunEnd::kCheckpointedOnSignal;
     }
   }
-  FT_CHECK(parts_.checkpointer.finish(), "the last checkpoint could not be written; see the warning above, make room and resume the run");
+  FT_CHECK(parts_.checkpointer.finish(),
+           "the last checkpoint could not be written; see the warning above, make room and resume "
+           "the run");
   return RunEnd::kDone;
 }
 
-Progress Trainer::progress() const { return {state_->step, options_.total_steps, options_.steps_per_epoch}; }
+Progress Trainer::progress() const {
+  return {state_->step, options_.total_steps, options_.steps_per_epoch};
+}
 
 std::map<std::string, double> Trainer::global_counts(const std::vector<Batch>& batches) {
   auto counts = parts_.recipe.counts(batches);
@@ -105,7 +114,8 @@ void Trainer::backward(std::vector<Batch>& batches, const Progress& at) {
       StepOutput out = parts_.recipe.step(batches[i], at);
       for (const LossTerm& term : out.terms) {
         const auto counted = counts.find(term.name);
-        const double count = counted == counts.end() ? static_cast<double>(options_.batch_size) : counted->second;
+        const double count =
+            counted == counts.end() ? static_cast<double>(options_.batch_size) : counted->second;
         if (count == 0) continue;  // nobody has a unit of this term
         const auto share = term.sum * (term.weight / count);
         loss_ += share.detach().to(torch::kDouble);
@@ -143,9 +153,12 @@ Trainer::Verdict Trainer::judge() {
 
   const double replicated_square = square_sum(replicated), sharded_square = square_sum(sharded);
   const double loss = loss_.item<double>();
-  const bool finite = std::isfinite(replicated_square) && std::isfinite(sharded_square) && std::isfinite(loss);
-  const auto sums = at::tensor({finite ? 0.0 : 1.0, finite ? sharded_square : 0.0, checkpoint_requested() ? 1.0 : 0.0,
-                                parts_.checkpointer.written(), parts_.checkpointer.failed()}, at::kDouble);
+  const bool finite =
+      std::isfinite(replicated_square) && std::isfinite(sharded_square) && std::isfinite(loss);
+  const auto sums = at::tensor(
+      {finite ? 0.0 : 1.0, finite ? sharded_square : 0.0, checkpoint_requested() ? 1.0 : 0.0,
+       parts_.checkpointer.written(), parts_.checkpointer.failed()},
+      at::kDouble);
   parts_.comm.all_reduce(sums, ReduceOp::kSum).wait();
   const double* value = sums.const_data_ptr<double>();
 
@@ -177,7 +190,8 @@ void Trainer::update(const Verdict& verdict, const Progress& at) {
     for (const auto& parameter : parts_.parameters.trained) {
       const bool clipped = !parameter.owner || options_.trainer.clip_scope == "all";
       const double factor = unscale * (clipped ? clip_factor : 1.0);
-      auto gradient = parameter.owner ? parameter.owner->row_gradient(parameter.shard.name) : torch::Tensor();
+      auto gradient =
+          parameter.owner ? parameter.owner->row_gradient(parameter.shard.name) : torch::Tensor();
       if (!gradient.defined()) gradient = parameter.tensor.grad();
       if (gradient.defined() && factor != 1 && !parameter.own_update) gradient.mul_(factor);
     }
@@ -185,8 +199,9 @@ void Trainer::update(const Verdict& verdict, const Progress& at) {
   ++state_->updates;
   state_->skipped_in_row = 0;
   adapt_loss_scale(precision_, true, *state_);
-  parts_.optimizer.step({parts_.optimizer.options().lr * parts_.schedule.factor(at), state_->updates,
-                         [this](const torch::Tensor& parameter) { return parts_.reducer.reached(parameter); }});
+  parts_.optimizer.step(
+      {parts_.optimizer.options().lr * parts_.schedule.factor(at), state_->updates,
+       [this](const torch::Tensor& parameter) { return parts_.reducer.reached(parameter); }});
   for (auto* deferred : deferred_) deferred->commit();
   parts_.ema.update(state_->updates);
   parts_.recipe.after_update(at);
@@ -197,10 +212,13 @@ void Trainer::skip(const Progress& at) {
   adapt_loss_scale(precision_, false, *state_);
   ++state_->skipped;
   ++state_->skipped_in_row;
-  if (precision_ != Precision::kFp16) log_info("step {} skipped: a feature, the loss or a gradient is not finite", at.step + 1);
+  if (precision_ != Precision::kFp16)
+    log_info("step {} skipped: a feature, the loss or a gradient is not finite", at.step + 1);
   FT_CHECK(state_->skipped_in_row < options_.trainer.max_skipped,
-           "step {}: {} steps in a row had a loss or gradient that is not finite (trainer.max_skipped); lower optimizer.lr, set "
-           "trainer.clip, or look at the data; checkpoints hold the last good weights", at.step + 1, state_->skipped_in_row);
+           "step {}: {} steps in a row had a loss or gradient that is not finite "
+           "(trainer.max_skipped); lower optimizer.lr, set "
+           "trainer.clip, or look at the data; checkpoints hold the last good weights",
+           at.step + 1, state_->skipped_in_row);
 }
 
 void Trainer::log(const Verdict& verdict, const Progress& at) {
@@ -234,13 +252,15 @@ void Trainer::evaluate(bool& is_best) {
     figures = parts_.recipe.evaluate(parts_.evaluation_sets);
   }
   parts_.ema.swap();
-  parts_.reporter.evaluation(state_->step, figures,
-                             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  parts_.reporter.evaluation(
+      state_->step, figures,
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (!options_.keep_best.empty()) {
     const auto found = figures.find(options_.keep_best);
     std::vector<std::string> names;
     for (const auto& [name, value] : figures) names.push_back(name);
-    FT_CHECK(found != figures.end(), "checkpoint.keep_best: no figure is called '{}'; this run has {}", options_.keep_best,
+    FT_CHECK(found != figures.end(),
+             "checkpoint.keep_best: no figure is called '{}'; this run has {}", options_.keep_best,
              fmt::join(names, ", "));
     is_best = !state_->has_best || found->second > state_->best;
     if (is_best) {
@@ -255,15 +275,22 @@ CheckpointTensors Trainer::tensors() {
   CheckpointTensors all;
   const auto& sharded = parts_.parameters.sharded;
   // `owner`: the parameter or buffer whose rows a tensor follows.
-  const auto add = [&](NamedTensors& replicated, const std::string& name, const torch::Tensor& tensor, const std::string& owner) {
+  const auto add = [&](NamedTensors& replicated, const std::string& name,
+                       const torch::Tensor& tensor, const std::string& owner) {
     const auto found = sharded.find(owner);
-    if (found == sharded.end()) replicated.emplace_back(name, tensor.detach());
-    else all.rows.push_back({name, tensor.detach(), found->second.begin, found->second.end, found->second.total});
+    if (found == sharded.end())
+      replicated.emplace_back(name, tensor.detach());
+    else
+      all.rows.push_back(
+          {name, tensor.detach(), found->second.begin, found->second.end, found->second.total});
   };
-  for (const auto& item : parts_.recipe.named_parameters()) add(all.model, item.key(), item.value(), item.key());
-  for (const auto& item : parts_.recipe.named_buffers()) add(all.model, item.key(), item.value(), item.key());
+  for (const auto& item : parts_.recipe.named_parameters())
+    add(all.model, item.key(), item.value(), item.key());
+  for (const auto& item : parts_.recipe.named_buffers())
+    add(all.model, item.key(), item.value(), item.key());
   for (const auto& [name, tensor] : parts_.ema.tensors()) add(all.model, name, tensor, "");
-  for (const auto& state : parts_.optimizer.state()) add(all.optimizer, state.name, state.tensor, state.parameter->name);
+  for (const auto& state : parts_.optimizer.state())
+    add(all.optimizer, state.name, state.tensor, state.parameter->name);
   for (const auto& [module, update] : parts_.parameters.own_updates)
     for (const auto& state : update->own_state()) {
       const std::string parameter = join_name(module, state.parameter);

@@ -1,4 +1,5 @@
-// The loop. We own it, so we know when backward ends: no reducer that guesses, no callback that changes a step.
+// The loop. We own it, so we know when backward ends: no reducer that guesses, no callback that
+// changes a step.
 #pragma once
 
 #include <torch/torch.h>

@@ -58,7 +58,7 @@ def test_data(base, tmp_path):
     fails(train(base, "data.train=sets/absent"), "sets/absent")
     (tmp_path / "empty").mkdir()
     fails(train(base, f"data.train=folder:{tmp_path}/empty"), str(tmp_path / "empty"))
-    fails(train(base, "data.batch_size=1000"), "1000", "48 images")
+    fails(train(base, "data.batch_size=1000"), "1000", "48 samples")
     fails(train(base, "classifier.classes=3"), "classifier.classes is 3")
     fails(train(base, "data.size=40"), "40", "32", "data.fit")
     fails(train(base, "data.batch_size=1"), "every rank needs one", ranks=2)

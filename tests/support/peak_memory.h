@@ -6,52 +6,70 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <utility>
+#include <cstdlib>
+#include <cstring>
+#include <new>
 
 namespace facetrain::testing {
 
-// Wraps torch's CPU allocator for its lifetime. Blocks that outlive it still go back to the wrapped
-// one.
-class PeakMemory final : public c10::Allocator {
+// Takes the place of torch's CPU allocator for its lifetime; one at a time. Blocks may outlive it:
+// each carries its size in the 64 bytes before its data.
+class PeakMemory {
  public:
-  PeakMemory() : wrapped_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 255); }
-  ~PeakMemory() override { c10::SetCPUAllocator(wrapped_, 255); }
+  PeakMemory() : former_(c10::GetCPUAllocator()), start_(counts().live) {
+    counts().peak = start_;
+    c10::SetCPUAllocator(&allocator(), 255);
+  }
+  ~PeakMemory() { c10::SetCPUAllocator(former_, 255); }
   PeakMemory(const PeakMemory&) = delete;
   PeakMemory& operator=(const PeakMemory&) = delete;
 
   // Largest sum of blocks alive that were allocated since the start.
-  int64_t bytes() const { return *peak_; }
-
-  c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr inner = wrapped_->allocate(bytes);
-    const int64_t now = *live_ += static_cast<int64_t>(bytes);
-    for (int64_t peak = *peak_; now > peak && !peak_->compare_exchange_weak(peak, now);) {
-    }
-    void* data = inner.get();
-    const c10::Device device = inner.device();
-    auto* block = new Block{std::move(inner), live_, static_cast<int64_t>(bytes)};
-    return {data, block, &Block::release, device};
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    default_copy_data(to, from, bytes);
-  }
+  int64_t bytes() const { return counts().peak - start_; }
 
  private:
-  struct Block {
-    c10::DataPtr inner;
-    std::shared_ptr<std::atomic<int64_t>> live;
-    int64_t bytes;
-    static void release(void* self) {
-      auto* block = static_cast<Block*>(self);
-      *block->live -= block->bytes;
-      delete block;
+  struct Counts {
+    std::atomic<int64_t> live{0}, peak{0};
+  };
+  static Counts& counts() {
+    static Counts counts;
+    return counts;
+  }
+  static constexpr size_t kHeader = 64;  // keeps torch's alignment
+
+  struct Counting final : c10::Allocator {
+    c10::DataPtr allocate(size_t bytes) override {
+      if (bytes == 0) return {nullptr, nullptr, &release, c10::Device(c10::kCPU)};
+      void* block = nullptr;
+      if (posix_memalign(&block, kHeader, bytes + kHeader) != 0) throw std::bad_alloc();
+      std::memcpy(block, &bytes, sizeof bytes);
+      const int64_t now = counts().live += static_cast<int64_t>(bytes);
+      for (int64_t peak = counts().peak;
+           now > peak && !counts().peak.compare_exchange_weak(peak, now);) {
+      }
+      void* data = static_cast<char*>(block) + kHeader;
+      return {data, data, &release, c10::Device(c10::kCPU)};
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return &release; }
+    void copy_data(void* to, const void* from, size_t bytes) const override {
+      default_copy_data(to, from, bytes);
+    }
+    static void release(void* data) {
+      if (!data) return;
+      void* block = static_cast<char*>(data) - kHeader;
+      size_t bytes = 0;
+      std::memcpy(&bytes, block, sizeof bytes);
+      counts().live -= static_cast<int64_t>(bytes);
+      std::free(block);
     }
   };
-  c10::Allocator* wrapped_;
-  std::shared_ptr<std::atomic<int64_t>> live_ = std::make_shared<std::atomic<int64_t>>(0);
-  std::shared_ptr<std::atomic<int64_t>> peak_ = std::make_shared<std::atomic<int64_t>>(0);
+  static Counting& allocator() {
+    static Counting allocator;
+    return allocator;
+  }
+
+  c10::Allocator* former_;
+  int64_t start_;
 };
 
 }  // namespace facetrain::testing

@@ -9,8 +9,10 @@
 
 namespace facetrain {
 
-// Pictures of `size` pixels: a smooth pattern of the identity plus noise of the image, so that there is something to learn.
-inline void write_tiny_faces(const std::filesystem::path& folder, int identities, int images, int size) {
+// Pictures of `size` pixels: a smooth pattern of the identity plus noise of the image, so that
+// there is something to learn.
+inline void write_tiny_faces(const std::filesystem::path& folder, int identities, int images,
+                             int size) {
   for (int identity = 0; identity < identities; ++identity) {
     char name[16];
     std::snprintf(name, sizeof name, "id_%03d", identity);
@@ -19,7 +21,8 @@ inline void write_tiny_faces(const std::filesystem::path& folder, int identities
       std::string pixels = "P6\n" + std::to_string(size) + " " + std::to_string(size) + "\n255\n";
       Random of_identity(random_key(7, identity)), of_image(random_key(9, identity, image));
       const double fx = of_identity.uniform(0.1, 0.9), fy = of_identity.uniform(0.1, 0.9);
-      const double shade[3] = {of_identity.uniform(60, 190), of_identity.uniform(60, 190), of_identity.uniform(60, 190)};
+      const double shade[3] = {of_identity.uniform(60, 190), of_identity.uniform(60, 190),
+                               of_identity.uniform(60, 190)};
       for (int y = 0; y < size; ++y)
         for (int x = 0; x < size; ++x)
           for (const double base : shade)
@@ -36,7 +39,8 @@ inline void write_tiny_faces(const std::filesystem::path& folder, int identities
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "facetrain-test-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "facetrain-test-XXXXXX").string();
     path_ = mkdtemp(pattern.data());
   }
   ~TemporaryFolder() {

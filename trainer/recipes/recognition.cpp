@@ -1,4 +1,5 @@
-// Face recognition by a sharded margin softmax. Deng et al. 2019, arXiv:1801.07698, eq. 3; An et al. 2022, arXiv:2203.15565.
+// Face recognition by a sharded margin softmax. Deng et al. 2019, arXiv:1801.07698, eq. 3; An et
+// al. 2022, arXiv:2203.15565.
 #include <ATen/autocast_mode.h>
 
 #include "eval/embedder.h"
@@ -20,8 +21,10 @@ class Recognition : public Recipe {
   static constexpr const char* kSections[] = {"model", "loss", "classifier"};
 
   Recognition(const RecognitionOptions&, const RecipeContext& context)
-      : comm_(context.comm), normalization_(context.normalization),
-        backbone_(create_backbone(context.root.section("model"), {context.seed, context.image_size})) {
+      : comm_(context.comm),
+        normalization_(context.normalization),
+        backbone_(
+            create_backbone(context.root.section("model"), {context.seed, context.image_size})) {
     if (backbone_->common().batch_norm == "sync")
       set_batch_norm_reducer(*backbone_, std::make_shared<CommStatistics>(context.comm));
     register_module("backbone", backbone_);
@@ -29,11 +32,14 @@ class Recognition : public Recipe {
     auto options = section.as<ClassifierOptions>();
     if (options.classes == 0) options.classes = context.identities;
     FT_CHECK(options.classes >= context.identities,
-             "{}: classifier.classes is {}, but the training data has labels up to {}; set it to at least {} (0: as many as the data has)",
+             "{}: classifier.classes is {}, but the training data has labels up to {}; set it to "
+             "at least {} (0: as many as the data has)",
              section.place(), options.classes, context.identities - 1, context.identities);
-    FT_CHECK(options.classes >= 2, "data.train: recognition wants at least two identities, found {}", options.classes);
-    classifier_ = std::make_shared<ShardedClassifier>(options, backbone_->dim(),
-                                                      Margins::get().create(context.root.section("loss")), context.comm, context.seed);
+    FT_CHECK(options.classes >= 2,
+             "data.train: recognition wants at least two identities, found {}", options.classes);
+    classifier_ = std::make_shared<ShardedClassifier>(
+        options, backbone_->dim(), Margins::get().create(context.root.section("loss")),
+        context.comm, context.seed);
     register_module("classifier", classifier_);
   }
 
@@ -58,11 +64,13 @@ class Recognition : public Recipe {
     const auto device = backbone_->parameters().front().device();
     for (const auto& set : sets) {
       const auto embeddings = embed_source(
-          *set.source, [&](const torch::Tensor& images) { return embed(images.to(device)); }, {64, set.flip}, comm_);
+          *set.source, [&](const torch::Tensor& images) { return embed(images.to(device)); },
+          {64, set.flip}, comm_);
       const Verification result = verify_pairs(embeddings, set.pairs);
       figures[set.name + ".accuracy"] = result.accuracy;
       if (result.auc) figures[set.name + ".auc"] = *result.auc;
-      for (const auto& point : result.tar_at_far) figures[fmt::format("{}.tar@far={:g}", set.name, point.far)] = point.tar;
+      for (const auto& point : result.tar_at_far)
+        figures[fmt::format("{}.tar@far={:g}", set.name, point.far)] = point.tar;
     }
     return figures;
   }
@@ -76,10 +84,13 @@ class Recognition : public Recipe {
     return backbone_->forward(normalise(images, normalization_, type)).embedding;
   }
 
-  // Networks end in fp32; under autocast the classifier multiplies in the narrow type and sums in fp32.
+  // Networks end in fp32; under autocast the classifier multiplies in the narrow type and sums in
+  // fp32.
   static torch::Tensor for_classifier(const torch::Tensor& embedding) {
     const auto device = embedding.device().type();
-    return at::autocast::is_autocast_enabled(device) ? embedding.to(at::autocast::get_autocast_dtype(device)) : embedding;
+    return at::autocast::is_autocast_enabled(device)
+               ? embedding.to(at::autocast::get_autocast_dtype(device))
+               : embedding;
   }
 
   Communicator& comm_;

@@ -1,4 +1,5 @@
-// Checkpoints at one world size, read at another; pointers, pruning, and every way in which a write or a read may fail.
+// Checkpoints at one world size, read at another; pointers, pruning, and every way in which a write
+// or a read may fail.
 #include "trainer/checkpoint.h"
 
 #include <gtest/gtest.h>
@@ -19,12 +20,15 @@ constexpr int64_t kTotal = 11;  // rows: no world size divides them
 // Tensors of one rank whose values say which row they are.
 CheckpointTensors make_tensors(int rank, int size, double offset) {
   const Slice slice = slice_of(kTotal, rank, size);
-  const auto rows = (torch::arange(slice.begin, slice.end, torch::kDouble) + offset).unsqueeze(1).repeat({1, 3});
+  const auto rows =
+      (torch::arange(slice.begin, slice.end, torch::kDouble) + offset).unsqueeze(1).repeat({1, 3});
   CheckpointTensors tensors;
-  tensors.model = {{"backbone.weight", torch::full({2, 2}, offset)}, {"backbone.count", torch::full({}, 7, torch::kLong)}};
+  tensors.model = {{"backbone.weight", torch::full({2, 2}, offset)},
+                   {"backbone.count", torch::full({}, 7, torch::kLong)}};
   tensors.optimizer = {{"backbone.weight.momentum", torch::full({2, 2}, offset + 1)}};
-  tensors.rows = {{"classifier.weight", rows.clone(), slice.begin, slice.end, kTotal},
-                  {"classifier.weight.momentum", (rows + 100).clone(), slice.begin, slice.end, kTotal}};
+  tensors.rows = {
+      {"classifier.weight", rows.clone(), slice.begin, slice.end, kTotal},
+      {"classifier.weight.momentum", (rows + 100).clone(), slice.begin, slice.end, kTotal}};
   return tensors;
 }
 
@@ -38,7 +42,8 @@ CheckpointMeta make_meta(int64_t step) {
   return meta;
 }
 
-void save_at(const fs::path& run, int ranks, int64_t step, double offset, CheckpointOptions options = {}, bool best = false) {
+void save_at(const fs::path& run, int ranks, int64_t step, double offset,
+             CheckpointOptions options = {}, bool best = false) {
   run_thread_ranks(ranks, [&](Communicator& comm) {
     ASSERT_EQ(comm.size(), ranks);
     Checkpointer checkpointer(run, options, comm);
@@ -59,9 +64,12 @@ TEST(Checkpoint, ReadsAtEveryWorldSizeWhatAnyWrote) {
         auto found = make_tensors(comm.rank(), readers, -1000);
         read_checkpoint(*newest, found);
         const auto wanted = make_tensors(comm.rank(), readers, 0.5);
-        for (size_t i = 0; i < wanted.model.size(); ++i) EXPECT_TRUE(torch::equal(found.model[i].second, wanted.model[i].second));
-        for (size_t i = 0; i < wanted.optimizer.size(); ++i) EXPECT_TRUE(torch::equal(found.optimizer[i].second, wanted.optimizer[i].second));
-        for (size_t i = 0; i < wanted.rows.size(); ++i) EXPECT_TRUE(torch::equal(found.rows[i].tensor, wanted.rows[i].tensor));
+        for (size_t i = 0; i < wanted.model.size(); ++i)
+          EXPECT_TRUE(torch::equal(found.model[i].second, wanted.model[i].second));
+        for (size_t i = 0; i < wanted.optimizer.size(); ++i)
+          EXPECT_TRUE(torch::equal(found.optimizer[i].second, wanted.optimizer[i].second));
+        for (size_t i = 0; i < wanted.rows.size(); ++i)
+          EXPECT_TRUE(torch::equal(found.rows[i].tensor, wanted.rows[i].tensor));
       });
   }
 }
@@ -123,23 +131,38 @@ TEST(Checkpoint, OfAnotherNetworkNamesTheTensor) {
   const auto checkpoint = folder.path() / "step_000000001";
   auto other_shape = make_tensors(0, 1, 0);
   other_shape.model[0].second = torch::zeros({3, 2});
-  EXPECT_NE(message_of([&] { read_checkpoint(checkpoint, other_shape); }).find("'backbone.weight' has shape [2, 2], this run's has [3, 2]"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              read_checkpoint(checkpoint, other_shape);
+            }).find("'backbone.weight' has shape [2, 2], this run's has [3, 2]"),
+            std::string::npos);
   auto other_name = make_tensors(0, 1, 0);
   other_name.model[0].first = "backbone.fc.weight";
-  EXPECT_NE(message_of([&] { read_checkpoint(checkpoint, other_name); }).find("lacks backbone.fc.weight"), std::string::npos);
+  EXPECT_NE(
+      message_of([&] { read_checkpoint(checkpoint, other_name); }).find("lacks backbone.fc.weight"),
+      std::string::npos);
   auto other_classes = make_tensors(0, 1, 0);
   for (auto& rows : other_classes.rows) rows.total = 12;
-  EXPECT_NE(message_of([&] { read_checkpoint(checkpoint, other_classes); }).find("has 11 rows in all, this run's has 12"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              read_checkpoint(checkpoint, other_classes);
+            }).find("has 11 rows in all, this run's has 12"),
+            std::string::npos);
 }
 
 TEST(Checkpoint, DamageNamesTheFile) {
   const TemporaryFolder folder;
   save_at(folder.path(), 2, 1, 0);
   const auto checkpoint = folder.path() / "step_000000001";
-  fs::resize_file(checkpoint / "rows_1.safetensors", fs::file_size(checkpoint / "rows_1.safetensors") - 8);
-  EXPECT_NE(message_of([&] { read_checkpoint(checkpoint, make_tensors(0, 1, 0)); }).find("rows_1.safetensors"), std::string::npos);
+  fs::resize_file(checkpoint / "rows_1.safetensors",
+                  fs::file_size(checkpoint / "rows_1.safetensors") - 8);
+  EXPECT_NE(message_of([&] {
+              read_checkpoint(checkpoint, make_tensors(0, 1, 0));
+            }).find("rows_1.safetensors"),
+            std::string::npos);
   fs::remove(checkpoint / "rows_1.safetensors");
-  EXPECT_NE(message_of([&] { read_checkpoint(checkpoint, make_tensors(0, 1, 0)); }).find("rows_<rank>.safetensors file is missing"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              read_checkpoint(checkpoint, make_tensors(0, 1, 0));
+            }).find("rows_<rank>.safetensors file is missing"),
+            std::string::npos);
   std::ofstream(checkpoint / "meta.yaml") << "version: 99\n";
   EXPECT_NE(message_of([&] { read_meta(checkpoint); }).find("version 99"), std::string::npos);
   std::ofstream(checkpoint / "meta.yaml") << "version: 1\nstep: x\n";
@@ -149,14 +172,17 @@ TEST(Checkpoint, DamageNamesTheFile) {
 TEST(Checkpoint, AFailedWriteLeavesThePreviousOneWhole) {
   const TemporaryFolder folder;
   save_at(folder.path(), 2, 1, 0);
-  // A file where rank 1's part belongs stands for a disk that refuses: the folder of the same name cannot be made.
+  // A file where rank 1's part belongs stands for a disk that refuses: the folder of the same name
+  // cannot be made.
   run_thread_ranks(2, [&](Communicator& comm) {
     Checkpointer checkpointer(folder.path(), {}, comm);
-    if (comm.rank() == 0) fs::create_directories(folder.path() / "step_000000002.tmp" / "rows_1.safetensors" / "x");
+    if (comm.rank() == 0)
+      fs::create_directories(folder.path() / "step_000000002.tmp" / "rows_1.safetensors" / "x");
     comm.barrier();
     checkpointer.save(make_meta(2), make_tensors(comm.rank(), 2, 0), false);
     EXPECT_FALSE(checkpointer.finish());
-    checkpointer.save(make_meta(3), make_tensors(comm.rank(), 2, 0), false);  // training goes on, and saves again
+    checkpointer.save(make_meta(3), make_tensors(comm.rank(), 2, 0),
+                      false);  // training goes on, and saves again
     EXPECT_TRUE(checkpointer.finish());
   });
   EXPECT_TRUE(is_checkpoint(folder.path() / "step_000000001"));

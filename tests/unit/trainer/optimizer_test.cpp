@@ -1,4 +1,5 @@
-// Optimizers against PyTorch's own and against the formulas written out; row updates against dense ones.
+// Optimizers against PyTorch's own and against the formulas written out; row updates against dense
+// ones.
 #include "trainer/optimizer.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +34,8 @@ void expect_same_as_torch(const std::string& yaml, const TheirOptions& their_opt
   Theirs reference(theirs, their_options);
   for (int64_t step = 1; step <= 5; ++step) {
     for (size_t i = 0; i < ours.size(); ++i) {
-      const auto gradient = wave(ours[i].tensor.size(0), ours[i].tensor.size(1), static_cast<double>(10 * step));
+      const auto gradient =
+          wave(ours[i].tensor.size(0), ours[i].tensor.size(1), static_cast<double>(10 * step));
       ours[i].tensor.mutable_grad() = gradient.clone();
       theirs[i].mutable_grad() = gradient.clone();
     }
@@ -45,17 +47,19 @@ void expect_same_as_torch(const std::string& yaml, const TheirOptions& their_opt
 }
 
 TEST(Sgd, EqualsTorchWithMomentumDecayAndNesterov) {
-  expect_same_as_torch<torch::optim::SGD>("{name: sgd, momentum: 0.9, weight_decay: 0.01}",
-                                          torch::optim::SGDOptions(0.1).momentum(0.9).weight_decay(0.01), 0.1);
-  expect_same_as_torch<torch::optim::SGD>("{name: sgd, momentum: 0.8, weight_decay: 0, nesterov: true}",
-                                          torch::optim::SGDOptions(0.1).momentum(0.8).nesterov(true), 0.1);
+  expect_same_as_torch<torch::optim::SGD>(
+      "{name: sgd, momentum: 0.9, weight_decay: 0.01}",
+      torch::optim::SGDOptions(0.1).momentum(0.9).weight_decay(0.01), 0.1);
+  expect_same_as_torch<torch::optim::SGD>(
+      "{name: sgd, momentum: 0.8, weight_decay: 0, nesterov: true}",
+      torch::optim::SGDOptions(0.1).momentum(0.8).nesterov(true), 0.1);
   expect_same_as_torch<torch::optim::SGD>("{name: sgd, momentum: 0, weight_decay: 0.02}",
                                           torch::optim::SGDOptions(0.1).weight_decay(0.02), 0.1);
 }
 
 TEST(AdamW, EqualsTorch) {
-  expect_same_as_torch<torch::optim::AdamW>("{name: adamw, weight_decay: 0.1}",
-                                            torch::optim::AdamWOptions(0.01).weight_decay(0.1), 0.01);
+  expect_same_as_torch<torch::optim::AdamW>(
+      "{name: adamw, weight_decay: 0.1}", torch::optim::AdamWOptions(0.01).weight_decay(0.1), 0.01);
 }
 
 // A sharded parameter with gradients for two of five rows.
@@ -99,17 +103,21 @@ TEST_P(RowUpdate, DenseEqualsAFullGradientWithZerosAndSparseLeavesOtherRowsAlone
     }
     if (dense) continue;
     for (int64_t row = 0; row < 5; ++row)
-      EXPECT_EQ(torch::equal(sharded.tensor[row], before[row]), !ever[static_cast<size_t>(row)]) << row;
-    // Row 3 had a gradient at every step, so the sparse and the dense rule are the same thing for it.
+      EXPECT_EQ(torch::equal(sharded.tensor[row], before[row]), !ever[static_cast<size_t>(row)])
+          << row;
+    // Row 3 had a gradient at every step, so the sparse and the dense rule are the same thing for
+    // it.
     EXPECT_LT((sharded.tensor[3] - full.tensor[3]).abs().max().item<double>(), 1e-14);
-    for (const auto& state : ours->state()) EXPECT_TRUE((state.tensor[2] == 0).all().item<bool>()) << state.name;
+    for (const auto& state : ours->state())
+      EXPECT_TRUE((state.tensor[2] == 0).all().item<bool>()) << state.name;
   }
 }
 INSTANTIATE_TEST_SUITE_P(AllOptimizers, RowUpdate, ::testing::ValuesIn([] {
-  std::vector<std::string> yaml;
-  for (const auto& name : Optimizers::get().names()) yaml.push_back("{name: " + name + ", weight_decay: 0.1}");
-  return yaml;
-}()));
+                           std::vector<std::string> yaml;
+                           for (const auto& name : Optimizers::get().names())
+                             yaml.push_back("{name: " + name + ", weight_decay: 0.1}");
+                           return yaml;
+                         }()));
 
 TEST(Optimizer, LeavesParametersThatNoRankReachedAlone) {
   for (const auto& name : Optimizers::get().names()) {
@@ -119,15 +127,19 @@ TEST(Optimizer, LeavesParametersThatNoRankReachedAlone) {
     const auto before = ours[1].tensor.detach().clone();
     optimizer->step({0.1, 1, [&](const torch::Tensor& t) { return t.is_same(ours[0].tensor); }});
     EXPECT_TRUE(torch::equal(ours[1].tensor, before)) << name;
-    EXPECT_FALSE(torch::equal(ours[0].tensor, wave(2, 2, 0))) << name << ": weight decay acts on a zero gradient";
+    EXPECT_FALSE(torch::equal(ours[0].tensor, wave(2, 2, 0)))
+        << name << ": weight decay acts on a zero gradient";
   }
 }
 
 TEST(Optimizer, GroupsFollowRulesOnNameAndRank) {
-  const std::vector<Parameter> parameters{parameter("bn.weight", torch::ones({3}, kDouble)), parameter("fc.weight", wave(3, 3, 0)),
+  const std::vector<Parameter> parameters{parameter("bn.weight", torch::ones({3}, kDouble)),
+                                          parameter("fc.weight", wave(3, 3, 0)),
                                           parameter("head.weight", wave(2, 3, 0))};
-  const auto optimizer = Optimizers::get().create(
-      Config::parse("{name: sgd, weight_decay: 0.1, no_decay: ['rank<2'], rules: [{match: 'head.*', lr_scale: 10}]}"), parameters);
+  const auto optimizer =
+      Optimizers::get().create(Config::parse("{name: sgd, weight_decay: 0.1, no_decay: ['rank<2'], "
+                                             "rules: [{match: 'head.*', lr_scale: 10}]}"),
+                               parameters);
   ASSERT_EQ(optimizer->groups().size(), 3u);
   EXPECT_EQ(optimizer->groups()[0].weight_decay, 0);
   EXPECT_EQ(optimizer->groups()[0].parameters[0].name, "bn.weight");

@@ -1,4 +1,5 @@
-// Whole runs on thread ranks: the same answer at any world size, micro-batching and interruption; skipped steps; errors.
+// Whole runs on thread ranks: the same answer at any world size, micro-batching and interruption;
+// skipped steps; errors.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -32,7 +33,8 @@ schedule: {{name: cosine, warmup: 2}}
 trainer: {{steps: 6, precision: fp64, threads: 1}}
 checkpoint: {{every: 0}}
 log: {{every: 1}}
-)", (folder_->path() / run).string(), faces().string());
+)",
+                                         (folder_->path() / run).string(), faces().string());
     Config result = Config::parse(yaml, "test.yaml");
     result.override_with(overrides);
     resolve_config(result);
@@ -87,13 +89,15 @@ log: {{every: 1}}
   }
 
   // Largest difference relative to max(1, |value|); names must be the same.
-  static double difference(const std::map<std::string, torch::Tensor>& a, const std::map<std::string, torch::Tensor>& b) {
+  static double difference(const std::map<std::string, torch::Tensor>& a,
+                           const std::map<std::string, torch::Tensor>& b) {
     EXPECT_EQ(a.size(), b.size());
     double worst = 0;
     for (const auto& [name, tensor] : a) {
       const auto other = b.at(name).to(torch::kDouble), mine = tensor.to(torch::kDouble);
       EXPECT_FALSE(mine.isnan().any().item<bool>()) << name;
-      worst = std::max(worst, ((mine - other).abs() / mine.abs().clamp_min(1)).max().item<double>());
+      worst =
+          std::max(worst, ((mine - other).abs() / mine.abs().clamp_min(1)).max().item<double>());
     }
     return worst;
   }
@@ -101,7 +105,8 @@ log: {{every: 1}}
   static void expect_close(const std::string& a, const std::string& b) {
     const auto one = losses(a), other = losses(b);
     ASSERT_EQ(one.size(), other.size());
-    for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], other[i], 1e-8) << a << " against " << b << ", step " << i + 1;
+    for (size_t i = 0; i < one.size(); ++i)
+      EXPECT_NEAR(one[i], other[i], 1e-8) << a << " against " << b << ", step " << i + 1;
     EXPECT_LT(difference(tensors(a), tensors(b)), 1e-6) << a << " against " << b;
   }
 
@@ -115,17 +120,23 @@ log: {{every: 1}}
 TEST_F(Training, GivesTheSameAtOneTwoThreeAndFourRanks) {
   for (const std::string variant : {"plain", "sampled", "adamw"}) {
     std::vector<std::string> overrides;
-    if (variant == "sampled") overrides = {"classifier.sample_rate=0.4", "loss.name=cosface", "trainer.clip=1"};
-    if (variant == "adamw") overrides = {"optimizer.name=adamw", "classifier.rows=dense", "classifier.sample_rate=0.5", "trainer.ema=0.9"};
-    for (int ranks = 1; ranks <= 4; ++ranks) train(config(variant + std::to_string(ranks), overrides), ranks);
-    for (int ranks = 2; ranks <= 4; ++ranks) expect_close(variant + "1", variant + std::to_string(ranks));
+    if (variant == "sampled")
+      overrides = {"classifier.sample_rate=0.4", "loss.name=cosface", "trainer.clip=1"};
+    if (variant == "adamw")
+      overrides = {"optimizer.name=adamw", "classifier.rows=dense", "classifier.sample_rate=0.5",
+                   "trainer.ema=0.9"};
+    for (int ranks = 1; ranks <= 4; ++ranks)
+      train(config(variant + std::to_string(ranks), overrides), ranks);
+    for (int ranks = 2; ranks <= 4; ++ranks)
+      expect_close(variant + "1", variant + std::to_string(ranks));
     EXPECT_EQ(losses(variant + "1").size(), 6u);
   }
 }
 
 TEST_F(Training, MicroBatchesChangeNothingWithoutBatchStatistics) {
   // Batch norm in eval mode: frozen as a whole, by module.
-  const std::vector<std::string> frozen{"trainer.freeze=['*bn*.*', '*downsample.1.*', '*features.*']"};
+  const std::vector<std::string> frozen{
+      "trainer.freeze=['*bn*.*', '*downsample.1.*', '*features.*']"};
   train(config("one", frozen), 2);
   auto cut = frozen;
   cut.push_back("trainer.accumulate=3");
@@ -134,10 +145,13 @@ TEST_F(Training, MicroBatchesChangeNothingWithoutBatchStatistics) {
 }
 
 TEST_F(Training, ResumeIsTheUninterruptedRunBitForBit) {
-  const std::vector<std::string> overrides{"trainer.precision=fp32", "trainer.ema=0.9", "trainer.accumulate=2",
-                                           "classifier.sample_rate=0.5", "optimizer.name=adamw", "trainer.epochs=2", "trainer.steps=7"};
+  const std::vector<std::string> overrides{"trainer.precision=fp32", "trainer.ema=0.9",
+                                           "trainer.accumulate=2",   "classifier.sample_rate=0.5",
+                                           "optimizer.name=adamw",   "trainer.epochs=2",
+                                           "trainer.steps=7"};
   train(config("whole", overrides), 2);
-  // The same run, interrupted after step 4 (the schedule still knows of 7): the files of step 5 and later are removed.
+  // The same run, interrupted after step 4 (the schedule still knows of 7): the files of step 5 and
+  // later are removed.
   auto with_checkpoints = overrides;
   with_checkpoints.push_back("checkpoint.every=4");
   train(config("cut", with_checkpoints), 2);
@@ -161,20 +175,25 @@ TEST_F(Training, ResumesAtAnyWorldSize) {
 
 TEST_F(Training, OverlapAndDeterministicGiveTheSameBits) {
   train(config("overlap", {"trainer.bucket_mb=0.01"}), 3);
-  train(config("no_overlap", {"trainer.bucket_mb=0.01", "trainer.overlap=false", "data.workers=1"}), 3);
+  train(config("no_overlap", {"trainer.bucket_mb=0.01", "trainer.overlap=false", "data.workers=1"}),
+        3);
   EXPECT_EQ(losses("overlap"), losses("no_overlap"));
   EXPECT_EQ(difference(tensors("overlap"), tensors("no_overlap")), 0);
 }
 
 TEST_F(Training, ASkippedStepLeavesEverythingAndTenEndTheRun) {
-  // A learning rate that explodes: the loss becomes non-finite, and the run ends by max_skipped with its message.
-  const auto wild = config("wild", {"optimizer.lr=1e30", "optimizer.momentum=0", "schedule.name=constant", "trainer.steps=60",
-                                    "trainer.max_skipped=3", "checkpoint.every=1", "checkpoint.keep=0", "trainer.precision=fp32"});
+  // A learning rate that explodes: the loss becomes non-finite, and the run ends by max_skipped
+  // with its message.
+  const auto wild =
+      config("wild", {"optimizer.lr=1e30", "optimizer.momentum=0", "schedule.name=constant",
+                      "trainer.steps=60", "trainer.max_skipped=3", "checkpoint.every=1",
+                      "checkpoint.keep=0", "trainer.precision=fp32"});
   try {
     train(wild, 2);
     FAIL() << "wanted an error";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("3 steps in a row"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("3 steps in a row"), std::string::npos)
+        << error.what();
   }
   // Step 1's update already ruined the weights; the skipped steps after it changed nothing at all.
   const auto curve = losses("wild");
@@ -198,7 +217,9 @@ TEST_F(Training, ExtremeSampleRateIsLegal) {
 }
 
 TEST_F(Training, LossFalls) {
-  train(config("learns", {"trainer.steps=60", "data.batch_size=21", "trainer.precision=fp32", "model.batch_norm=local", "loss.margin=0"}), 2);
+  train(config("learns", {"trainer.steps=60", "data.batch_size=21", "trainer.precision=fp32",
+                          "model.batch_norm=local", "loss.margin=0"}),
+        2);
   const auto curve = losses("learns");
   EXPECT_LT(curve.back(), 0.5 * curve.front());
 }
@@ -214,23 +235,26 @@ TEST_P(BadRun, IsOneClearError) {
     train(config("bad", GetParam().overrides), 2);
     FAIL() << "wanted an error";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find(GetParam().message), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find(GetParam().message), std::string::npos)
+        << error.what();
   }
   EXPECT_FALSE(fs::exists(run_folder("bad"))) << "nothing may be left behind";
 }
-INSTANTIATE_TEST_SUITE_P(Inputs, BadRun, ::testing::Values(
-    BadInput{"key", {"trainer.stepz=3"}, "unknown key 'trainer.stepz' (did you mean 'steps'?)"},
-    BadInput{"range", {"loss.margin=9"}, "loss.margin"},
-    BadInput{"margin_name", {"loss.name=arcfaec"}, "did you mean 'arcface'"},
-    BadInput{"classes", {"classifier.classes=3"}, "classifier.classes is 3"},
-    BadInput{"batch", {"data.batch_size=1000"}, "has 42 images"},
-    BadInput{"ranks", {"data.batch_size=1"}, "every rank needs one"},
-    BadInput{"micro", {"trainer.accumulate=8"}, "every rank needs one"},
-    BadInput{"no_data", {"data.train=folder:/nowhere/at/all"}, "/nowhere/at/all"},
-    BadInput{"fp16", {"trainer.precision=fp16"}, "fp16 runs on CUDA only"},
-    BadInput{"size", {"data.size=48"}, "32"},
-    BadInput{"freeze", {"trainer.freeze=[nothing.here]"}, "no parameter matches"},
-    BadInput{"init", {"model.init=/nowhere.safetensors"}, "/nowhere.safetensors"}),
+INSTANTIATE_TEST_SUITE_P(
+    Inputs, BadRun,
+    ::testing::Values(
+        BadInput{"key", {"trainer.stepz=3"}, "unknown key 'trainer.stepz' (did you mean 'steps'?)"},
+        BadInput{"range", {"loss.margin=9"}, "loss.margin"},
+        BadInput{"margin_name", {"loss.name=arcfaec"}, "did you mean 'arcface'"},
+        BadInput{"classes", {"classifier.classes=3"}, "classifier.classes is 3"},
+        BadInput{"batch", {"data.batch_size=1000"}, "has 42 images"},
+        BadInput{"ranks", {"data.batch_size=1"}, "every rank needs one"},
+        BadInput{"micro", {"trainer.accumulate=8"}, "every rank needs one"},
+        BadInput{"no_data", {"data.train=folder:/nowhere/at/all"}, "/nowhere/at/all"},
+        BadInput{"fp16", {"trainer.precision=fp16"}, "fp16 runs on CUDA only"},
+        BadInput{"size", {"data.size=48"}, "32"},
+        BadInput{"freeze", {"trainer.freeze=[nothing.here]"}, "no parameter matches"},
+        BadInput{"init", {"model.init=/nowhere.safetensors"}, "/nowhere.safetensors"}),
     [](const auto& info) { return info.param.name; });
 
 TEST_F(Training, ARunFolderIsNeverOverwritten) {

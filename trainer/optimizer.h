@@ -54,6 +54,8 @@ class Optimizer {
 
   const CommonOptimizerOptions& options() const { return options_; }
   const std::vector<ParamGroup>& groups() const { return groups_; }
+  // Told to modules that update themselves; 0 for optimizers without one.
+  virtual double momentum() const { return 0; }
   // Gradients are already averaged, unscaled and clipped.
   void step(const UpdateStep& at);
 

@@ -27,6 +27,19 @@ void resolve_section(const Config& root, const std::string& name) {
   }
 }
 
+void resolve_data(const Config& data) {
+  Config sampler = data.section("sampler");
+  sampler.set_default_name("shuffle");
+  Samplers::get().resolve(sampler);
+  for (const auto& item : data.section("transforms").node().list)
+    Transforms::get().resolve(Config(item));
+  Normalization::parse(data.section("normalize"));
+  for (const auto& [name, stream] : data.section("streams").node().map) {
+    Config(stream).as<DataOptions>();
+    resolve_data(Config(stream));
+  }
+}
+
 }  // namespace
 
 void resolve_config(Config& root) {
@@ -40,13 +53,7 @@ void resolve_config(Config& root) {
   Optimizers::get().resolve(optimizer);
   schedule.set_default_name("poly");
   Schedules::get().resolve(schedule);
-  const Config data = root.section("data");
-  Config sampler = data.section("sampler");
-  sampler.set_default_name("shuffle");
-  Samplers::get().resolve(sampler);
-  for (const auto& item : data.section("transforms").node().list)
-    Transforms::get().resolve(Config(item));
-  Normalization::parse(data.section("normalize"));
+  resolve_data(root.section("data"));
   root.check_all_used();
 }
 

@@ -63,6 +63,8 @@ class Recipe : public torch::nn::Module {
 
   // Label columns that its batches must carry.
   virtual std::vector<std::string> columns() const { return {"identity"}; }
+  // Further streams that its batches must carry (Batch::streams), configured in data.streams.
+  virtual std::vector<std::string> streams() const { return {}; }
   // **Collective** allowed. Once a step, with all of this rank's micro-batches, before the first
   // forward.
   virtual void prepare(std::span<const Batch>, const Progress&) {}

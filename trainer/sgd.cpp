@@ -27,6 +27,8 @@ class Sgd : public Optimizer {
              momentum_);
   }
 
+  double momentum() const override { return momentum_; }
+
  protected:
   // Momentum starts at zero, which is what PyTorch's first step (v = g) amounts to.
   void update(torch::TensorList tensors, torch::TensorList gradients,

@@ -23,6 +23,35 @@ double square_sum(const std::vector<torch::Tensor>& tensors) {
 
 }  // namespace
 
+CheckpointTensors live_tensors(Recipe& recipe, const ParameterList& parameters,
+                               Optimizer& optimizer, const Ema& ema) {
+  CheckpointTensors all;
+  const auto& sharded = parameters.sharded;
+  // `owner`: the parameter or buffer whose rows a tensor follows.
+  const auto add = [&](NamedTensors& replicated, const std::string& name,
+                       const torch::Tensor& tensor, const std::string& owner) {
+    const auto found = sharded.find(owner);
+    if (found == sharded.end())
+      replicated.emplace_back(name, tensor.detach());
+    else
+      all.rows.push_back(
+          {name, tensor.detach(), found->second.begin, found->second.end, found->second.total});
+  };
+  for (const auto& item : recipe.named_parameters())
+    add(all.model, item.key(), item.value(), item.key());
+  for (const auto& item : recipe.named_buffers())
+    add(all.model, item.key(), item.value(), item.key());
+  for (const auto& [name, tensor] : ema.tensors()) add(all.model, name, tensor, "");
+  for (const auto& state : optimizer.state())
+    add(all.optimizer, state.name, state.tensor, state.parameter->name);
+  for (const auto& [module, update] : parameters.own_updates)
+    for (const auto& state : update->own_state()) {
+      const std::string parameter = join_name(module, state.parameter);
+      add(all.optimizer, parameter + "." + state.name, state.tensor, parameter);
+    }
+  return all;
+}
+
 Trainer::Trainer(TrainerParts parts, LoopOptions options)
     : parts_(std::move(parts)),
       options_(std::move(options)),
@@ -88,6 +117,7 @@ void Trainer::tell_own_updates(double divisor, bool last, const Progress& at) {
   UpdateSettings settings;
   settings.lr = common.lr * parts_.schedule.factor(at);
   settings.weight_decay = common.weight_decay;
+  settings.momentum = parts_.optimizer.momentum();
   settings.loss_divisor = divisor;
   settings.loss_scale = state_->loss_scale;
   settings.clip = options_.trainer.clip;
@@ -271,41 +301,14 @@ void Trainer::evaluate(bool& is_best) {
   parts_.reporter.restart_clock(state_->samples);
 }
 
-CheckpointTensors Trainer::tensors() {
-  CheckpointTensors all;
-  const auto& sharded = parts_.parameters.sharded;
-  // `owner`: the parameter or buffer whose rows a tensor follows.
-  const auto add = [&](NamedTensors& replicated, const std::string& name,
-                       const torch::Tensor& tensor, const std::string& owner) {
-    const auto found = sharded.find(owner);
-    if (found == sharded.end())
-      replicated.emplace_back(name, tensor.detach());
-    else
-      all.rows.push_back(
-          {name, tensor.detach(), found->second.begin, found->second.end, found->second.total});
-  };
-  for (const auto& item : parts_.recipe.named_parameters())
-    add(all.model, item.key(), item.value(), item.key());
-  for (const auto& item : parts_.recipe.named_buffers())
-    add(all.model, item.key(), item.value(), item.key());
-  for (const auto& [name, tensor] : parts_.ema.tensors()) add(all.model, name, tensor, "");
-  for (const auto& state : parts_.optimizer.state())
-    add(all.optimizer, state.name, state.tensor, state.parameter->name);
-  for (const auto& [module, update] : parts_.parameters.own_updates)
-    for (const auto& state : update->own_state()) {
-      const std::string parameter = join_name(module, state.parameter);
-      add(all.optimizer, parameter + "." + state.name, state.tensor, parameter);
-    }
-  return all;
-}
-
 void Trainer::save(bool best) {
   CheckpointMeta meta;
   meta.state = *state_;
   meta.seed = options_.seed;
   meta.world_size = parts_.comm.size();
   meta.config = options_.config;
-  parts_.checkpointer.save(meta, tensors(), best);
+  parts_.checkpointer.save(
+      meta, live_tensors(parts_.recipe, parts_.parameters, parts_.optimizer, parts_.ema), best);
 }
 
 }  // namespace facetrain

@@ -53,6 +53,11 @@ struct LoopOptions {
   std::string config;  // resolved, for the checkpoints
 };
 
+// Everything of a run that a checkpoint holds: replicated and sharded tensors, averages, optimizer
+// state.
+CheckpointTensors live_tensors(Recipe& recipe, const ParameterList& parameters,
+                               Optimizer& optimizer, const Ema& ema);
+
 enum class RunEnd { kDone, kCheckpointedOnSignal };
 
 class Trainer {
@@ -60,8 +65,6 @@ class Trainer {
   Trainer(TrainerParts parts, LoopOptions options);
   // **Collective.** From `state.step` to the last step.
   RunEnd run(TrainState& state);
-  // The live tensors of the whole run, for a resume.
-  CheckpointTensors tensors();
 
  private:
   // What all ranks agree on after a backward.

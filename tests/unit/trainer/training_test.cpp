@@ -247,7 +247,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"range", {"loss.margin=9"}, "loss.margin"},
         BadInput{"margin_name", {"loss.name=arcfaec"}, "did you mean 'arcface'"},
         BadInput{"classes", {"classifier.classes=3"}, "classifier.classes is 3"},
-        BadInput{"batch", {"data.batch_size=1000"}, "has 42 images"},
+        BadInput{"batch", {"data.batch_size=1000"}, "the 42 samples"},
         BadInput{"ranks", {"data.batch_size=1"}, "every rank needs one"},
         BadInput{"micro", {"trainer.accumulate=8"}, "every rank needs one"},
         BadInput{"no_data", {"data.train=folder:/nowhere/at/all"}, "/nowhere/at/all"},

@@ -1,0 +1,132 @@
+#include "trainer/streams.h"
+
+#include <filesystem>
+
+#include "eval/pair_set.h"
+#include "trainer/run_options.h"
+
+namespace facetrain {
+namespace fs = std::filesystem;
+namespace {
+
+struct SetOptions {
+  std::string path;
+  double weight = 0;
+  void fields(auto& f) {
+    f("path", path, "shard folder, shard, folder:PATH or list:FILE");
+    f("weight", weight, at_least(0), "share of the samples; 0 everywhere: by size");
+  }
+};
+
+std::vector<SetOptions> parse_sets(const Config& section) {
+  std::vector<SetOptions> sets;
+  const ConfigNode& node = section.node();
+  if (node.kind == ConfigNode::Kind::kScalar) sets.push_back({node.scalar, 0});
+  for (const auto& item : node.list) {
+    if (item->kind == ConfigNode::Kind::kScalar)
+      sets.push_back({item->scalar, 0});
+    else
+      sets.push_back(Config(item).as<SetOptions>());
+  }
+  FT_CHECK(!sets.empty(),
+           "{}: no training data; set data.train to a shard folder, folder:PATH or list:FILE "
+           "(`facetrain shards synth --out sets/synth ...` makes some)",
+           section.place());
+  size_t weighted = 0;
+  for (const auto& set : sets) weighted += set.weight > 0;
+  FT_CHECK(weighted == 0 || weighted == sets.size(),
+           "{}: {} of {} sets have a weight; give one to all, or to none", section.place(),
+           weighted, sets.size());
+  return sets;
+}
+
+std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOptions>& options,
+                                                     const ImageOptions& images) {
+  std::vector<std::shared_ptr<const Source>> sets;
+  for (const auto& set : options) sets.push_back(open_source(set.path, images));
+  return sets;
+}
+
+struct EvalSetOptions {
+  std::string name, path, pairs;
+  bool flip = true;
+  void fields(auto& f) {
+    f("name", name, "of the figures: NAME.accuracy");
+    f("path", path, "shard folder, or folder of images");
+    f("pairs", pairs, "pairs.csv (fold,i,j,same), or LFW's pairs.txt for image folders");
+    f("flip", flip, "add the embedding of the mirrored image");
+  }
+};
+
+}  // namespace
+
+int64_t count_identities(const std::vector<std::shared_ptr<const Source>>& sets) {
+  int64_t identities = 0;
+  for (const auto& set : sets) identities += set->identities();
+  return identities;
+}
+
+int64_t count_identities(const Config& data) {
+  const auto options = data.as<DataOptions>();
+  return count_identities(
+      open_sets(parse_sets(data.section("train")), ImageOptions{0, options.fit, {}}));
+}
+
+Stream open_stream(const Config& section, const ImageOptions& images, uint64_t seed,
+                   int64_t accumulate, Communicator& comm, const c10::Device& device) {
+  const auto data = section.as<DataOptions>();
+  Stream stream;
+  SamplerInput input;
+  const auto sets = parse_sets(section.section("train"));
+  stream.sets = open_sets(sets, images);
+  for (const auto& set : sets)
+    if (set.weight > 0) input.weights.push_back(set.weight);
+  input.sets = stream.sets;
+  input.seed = seed;
+  input.batch_size = data.batch_size;
+  stream.sampler = Samplers::get().create(section.section("sampler"), input);
+  const int64_t micro = data.batch_size / accumulate;
+  FT_CHECK(micro >= comm.size(),
+           "data.batch_size {} in {} micro-batches gives {} rows for {} ranks; every rank needs "
+           "one: raise data.batch_size or lower "
+           "trainer.accumulate",
+           data.batch_size, accumulate, micro, comm.size());
+  std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms;
+  if (data.flip) {
+    Config flip;
+    flip.set_default_name("flip");
+    transforms.emplace_back("flip", Transforms::get().create(flip));
+  }
+  for (const auto& item : section.section("transforms").node().list)
+    transforms.emplace_back(Config(item).name(), Transforms::get().create(Config(item)));
+  LoaderOptions loader;
+  loader.batch_size = data.batch_size;
+  loader.accumulate = accumulate;
+  loader.workers = data.workers;
+  loader.prefetch = data.prefetch;
+  loader.corrupt = data.corrupt;
+  loader.seed = seed;
+  loader.rank = comm.rank();
+  loader.size = comm.size();
+  loader.device = device;
+  stream.loader = std::make_unique<Loader>(stream.sets, stream.sampler, transforms, loader);
+  return stream;
+}
+
+std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const ImageOptions& images) {
+  std::vector<EvaluationSet> sets;
+  for (const auto& item : section.node().list) {
+    const auto options = Config(item).as<EvalSetOptions>();
+    const std::string place = Config(item).place();
+    FT_CHECK(!options.path.empty() && !options.pairs.empty(),
+             "{}: an evaluation set wants `path` and `pairs`", place);
+    FT_CHECK(fs::exists(options.pairs), "{}: there is no pair list '{}'", place, options.pairs);
+    const std::string name =
+        options.name.empty() ? fs::path(options.path).filename().string() : options.name;
+    PairSet set = open_pair_set(options.path, options.pairs, images);
+    sets.push_back({name, std::move(set.source), std::move(set.pairs), options.flip});
+  }
+  return sets;
+}
+
+}  // namespace facetrain

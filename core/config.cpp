@@ -1,5 +1,6 @@
 #include "core/config.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <fstream>
@@ -69,14 +70,37 @@ class TreeBuilder {
   int depth_ = 0, nodes_ = 0;
 };
 
+// Listens to a parse without keeping anything: YAML::Load() silently drops what follows the first
+// document.
+class Discard : public YAML::EventHandler {
+  using Mark = YAML::Mark;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, YAML::anchor_t) override {}
+  void OnAlias(const Mark&, YAML::anchor_t) override {}
+  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+bool has_one_document(const std::string& text) {
+  std::stringstream stream(text);
+  YAML::Parser parser(stream);
+  Discard discard;
+  return !parser.HandleNextDocument(discard) || !parser.HandleNextDocument(discard);
+}
+
 ConfigNodePtr parse_text(const std::string& text, const std::string& file,
                          const std::string& path) {
   try {
-    const auto documents = YAML::LoadAll(text);
-    FT_CHECK(documents.size() <= 1,
-             "{}: wanted one YAML document, found {}: remove the '---' lines", file,
-             documents.size());
-    return TreeBuilder(file).build(documents.empty() ? YAML::Node() : documents[0], path, 1);
+    FT_CHECK(
+        has_one_document(text),
+        "{}: wanted one YAML document, found more behind it: remove '---' lines and stray text",
+        file);
+    return TreeBuilder(file).build(YAML::Load(text), path, 1);
   } catch (const YAML::Exception& error) {
     FT_FAIL("{}:{}: not YAML: {}", file, error.mark.line + 1, error.msg);
   }
@@ -130,6 +154,13 @@ ConfigNodePtr load_file(const std::filesystem::path& file, int depth) {
   return merged;
 }
 
+// Sections without values are left out of a dump.
+bool has_values(const ConfigNode& node) {
+  if (node.kind != Kind::kMap) return node.kind != Kind::kNull;
+  return std::any_of(node.map.begin(), node.map.end(),
+                     [](const auto& item) { return has_values(*item.second); });
+}
+
 void emit(YAML::Emitter& out, const ConfigNode& node) {
   switch (node.kind) {
     case Kind::kNull:
@@ -146,8 +177,7 @@ void emit(YAML::Emitter& out, const ConfigNode& node) {
     case Kind::kMap:
       out << YAML::BeginMap;
       for (const auto& [key, value] : node.map) {
-        if (value->kind == Kind::kNull) continue;
-        if (value->kind == Kind::kMap && value->map.empty()) continue;
+        if (!has_values(*value)) continue;
         out << YAML::Key << key << YAML::Value;
         emit(out, *value);
       }
@@ -299,12 +329,14 @@ std::string Config::dump() const {
 }
 
 void Config::check_all_used() const {
+  const auto recipe = node_->find("recipe");
+  const std::string chosen = recipe ? Config(recipe).name("recognition") : "recognition";
   for (const auto& [key, value] : node_->map) {
     if (value->kind != Kind::kMap || value->map.empty() || value->used) continue;
     FT_FAIL(
-        "{}: this section is not used by this run (recipe '{}'); remove it, or choose the recipe "
-        "that reads it",
-        value->place(), section("recipe").name("recognition"));
+        "{}: this section is not used by this run (recipe '{}'); remove it, or choose the "
+        "recipe that reads it",
+        value->place(), chosen);
   }
 }
 

@@ -22,7 +22,8 @@ using torch::Tensor;
 struct Sizes {
   int64_t batch = 128, classes = 200000, dim = 512;
   int threads = 2, pairs = 5;
-  double workspace_mb = 64;
+  double workspace_mb = 0;
+  std::string gemm = "auto";
 };
 
 // Momentum 0.9, decay 5e-4, the update in one fused pass, the same for both.
@@ -88,6 +89,7 @@ void compare(const Sizes& sizes, bool reduced) {
   ClassifierOptions options;
   options.classes = sizes.classes;
   options.workspace_mb = sizes.workspace_mb;
+  options.gemm = sizes.gemm;
   ShardedClassifier ours(options, sizes.dim,
                          Margins::get().create(Config::parse("{name: cosface}")), *comm, 1);
   const Tensor weight = ours.weight.detach().clone().set_requires_grad(true);
@@ -166,6 +168,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", sizes.threads, "ATen threads")->capture_default_str();
   app.add_option("--pairs", sizes.pairs, "alternating pairs")->capture_default_str();
   app.add_option("--workspace-mb", sizes.workspace_mb, "memory of one chunk")
+      ->capture_default_str();
+  app.add_option("--gemm", sizes.gemm, "auto, fp32, bf16: for bf16 embeddings")
       ->capture_default_str();
   app.add_option("--precision", precision, "fp32, bf16 or both")->capture_default_str();
   CLI11_PARSE(app, argc, argv);

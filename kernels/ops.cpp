@@ -254,7 +254,7 @@ void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out, boo
 }
 
 bool has_fast_bf16(const at::Device& device) {
-  static const bool cpu = __builtin_cpu_supports("avx512bf16") != 0;
+  static const bool cpu = __builtin_cpu_supports("amx-bf16") != 0;
   return device.is_cuda() || cpu;
 }
 

@@ -25,14 +25,14 @@ void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
 }  // namespace
 
 ClassifierPass::ClassifierPass(ClassShard shard, Margin& margin, Communicator& comm,
-                               MarginInput input, at::Tensor shared_bias, int64_t workspace_bytes)
+                               MarginInput input, at::Tensor shared_bias, PassSettings settings)
     : shard_(std::move(shard)),
       margin_(margin),
       comm_(comm),
       input_(std::move(input)),
       rule_(margin.rule()),
       shared_bias_(std::move(shared_bias)),
-      workspace_bytes_(workspace_bytes) {
+      settings_(settings) {
   FT_CHECK(rule_.bias != Bias::kShared || rule_.reduction == RowReduction::kSoftplusSum,
            "a margin with a shared bias must use the softplus sum: a softmax does not see it");
 }
@@ -58,8 +58,7 @@ void ClassifierPass::gather(const at::Tensor& embeddings, const at::Tensor& labe
   input_.position = ids.select(1, 1).contiguous();
   input_.norm = at::linalg_vector_norm(all, 2, at::IntArrayRef{1});
   features_ = rule_.normalise ? all / input_.norm.clamp_min(kSmallestNorm).unsqueeze(1) : all;
-  const bool narrow =
-      is_reduced(embedding_type_) && type == at::kFloat && has_fast_bf16(shard_.weight.device());
+  const bool narrow = is_reduced(embedding_type_) && type == at::kFloat && settings_.reduced;
   factors_ = narrow ? features_.to(at::kBFloat16) : features_;
 }
 
@@ -106,7 +105,7 @@ RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVec
   RowSums sums = RowSums::start(features_.size(0), features_.options());
   if (!weights) sums.weight_sum.reset();
   if (!values) sums.value_sum.reset();
-  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, false);
+  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, false);
   chunks.for_each([&] { add_row_sums(chunks.cosines(), chunks.first(), rule, rows, sums); });
   std::vector<at::Tensor> parts{sums.maximum, sums.sum};
   if (weights) parts.push_back(sums.weight_sum);
@@ -131,7 +130,7 @@ void ClassifierPass::run_prepass() {
     return;
   }
   const at::Tensor both = at::zeros({2, features_.size(0)}, features_.options());
-  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, false);
+  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, false);
   chunks.for_each([&] {
     add_selected(chunks.cosines(), chunks.first(), parameter, rows_.target, both[0], both[1]);
   });
@@ -168,7 +167,7 @@ at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
   const at::Tensor coefficient = (row_weight * row_.coefficient).contiguous();
   const at::Tensor by_target = (row_weight * row_.dphi * margin_output_.dphi_dcos).contiguous();
   const at::Tensor by_features = at::zeros_like(features_);
-  ClassChunks chunks(shard_, rule_, factors_, workspace_bytes_, true);
+  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, true);
   chunks.for_each([&] {
     const at::Tensor cosines = chunks.cosines();
     const at::Tensor by_class = chunks.gradient_for(cosines);

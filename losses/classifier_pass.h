@@ -26,12 +26,16 @@ struct ShardGradient {
   bool accumulate = false;
 };
 
+struct PassSettings {
+  int64_t workspace_bytes = 0;  // bounds a chunk's buffers
+  bool reduced = false;         // bf16 factors in the GEMMs for bf16 embeddings and fp32 rows
+};
+
 class ClassifierPass : public torch::CustomClassHolder {
  public:
-  // `input` brings what does not depend on the rows (classes, step, ...). `workspace_bytes` bounds
-  // a chunk's buffers.
+  // `input` brings what does not depend on the rows (classes, step, ...).
   ClassifierPass(ClassShard shard, Margin& margin, Communicator& comm, MarginInput input,
-                 at::Tensor shared_bias, int64_t workspace_bytes);
+                 at::Tensor shared_bias, PassSettings settings);
 
   // **Collective.** Losses [b] of this rank's rows; embeddings [b, D], labels and positions [b]
   // int64.
@@ -66,7 +70,7 @@ class ClassifierPass : public torch::CustomClassHolder {
   MarginInput input_;
   MarginRule rule_;
   at::Tensor shared_bias_;
-  int64_t workspace_bytes_;
+  PassSettings settings_;
 
   std::vector<int64_t> counts_;  // rows of each rank
   at::ScalarType embedding_type_;

@@ -120,9 +120,8 @@ torch::Tensor ShardedClassifier::forward(const torch::Tensor& embeddings,
   input.steps_per_epoch = steps_per_epoch_;
   const ClassShard shard{weight.detach(), bias.defined() ? bias.detach() : bias, sampled_,
                          classes_here_};
-  auto pass =
-      c10::make_intrusive<ClassifierPass>(shard, *margin_, comm_, input, shared_bias,
-                                          static_cast<int64_t>(options_.workspace_mb * 1e6));
+  auto pass = c10::make_intrusive<ClassifierPass>(shard, *margin_, comm_, input, shared_bias,
+                                                  pass_settings());
   const auto optional = [](const torch::Tensor& t) { return std::optional<torch::Tensor>(t); };
   const torch::Tensor losses = ClassifierFunction::apply(
       embeddings, weight, optional(bias), optional(shared_bias), labels, positions, pass, this);
@@ -130,6 +129,14 @@ torch::Tensor ShardedClassifier::forward(const torch::Tensor& embeddings,
   target_cosine_ = pass->input().target.mean();
   feature_norm_ = pass->input().norm.mean();
   return losses;
+}
+
+PassSettings ShardedClassifier::pass_settings() const {
+  const double automatic = weight.is_cpu() ? 8 : 64;
+  const double megabytes = options_.workspace_mb > 0 ? options_.workspace_mb : automatic;
+  const bool reduced =
+      options_.gemm == "auto" ? has_fast_bf16(weight.device()) : options_.gemm == "bf16";
+  return {static_cast<int64_t>(megabytes * 1e6), reduced};
 }
 
 ShardGradient ShardedClassifier::gradient_storage() {

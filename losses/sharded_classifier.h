@@ -29,7 +29,9 @@ struct ClassifierOptions {
   std::string rows = "sparse";   // sparse | dense: whether momentum and decay also move the rows
                                  // outside the step's sample
   double init_deviation = 0.01;  // rows start as N(0, deviation), drawn from (seed, class)
-  double workspace_mb = 64;      // bounds the buffers of one chunk of classes
+  double workspace_mb =
+      0;  // bounds the buffers of one chunk of classes; 0: 8 on a CPU, 64 on a device
+  std::string gemm = "auto";  // auto | fp32 | bf16: factors of the GEMMs for bf16 embeddings
   void fields(auto& f) {
     f("classes", classes, at_least(0), "identities; 0: as many as the data has");
     f("sample_rate", sample_rate, range(0, 1),
@@ -38,7 +40,10 @@ struct ClassifierOptions {
       "unsampled rows: sparse leaves them alone, dense decays them and moves them by their "
       "momentum");
     f("init_deviation", init_deviation, range(1e-6, 10), "standard deviation of the initial rows");
-    f("workspace_mb", workspace_mb, range(0.001, 65536), "memory for one chunk of classes, MB");
+    f("workspace_mb", workspace_mb, range(0, 65536),
+      "memory for one chunk of classes, MB; 0: 8 on a CPU (its caches), 64 on a device");
+    f("gemm", gemm, one_of("auto", "fp32", "bf16"),
+      "products for bf16 embeddings; auto: bf16 where the hardware is fast at it, else fp32");
   }
 };
 
@@ -94,6 +99,7 @@ class ShardedClassifier : public torch::nn::Module, public ShardOwner {
   void check_forward(const torch::Tensor& embeddings, const torch::Tensor& labels,
                      const torch::Tensor& positions) const;
   void check_gathered(const torch::Tensor& labels, const std::vector<int64_t>& counts) const;
+  PassSettings pass_settings() const;
   // Where a backward writes; the first one of a step assigns, later ones add.
   ShardGradient gradient_storage();
 

@@ -78,6 +78,7 @@ Solution solve_sharded(const Problem& problem, const MarginCase& margin, int siz
     options.classes = problem.classes;
     options.sample_rate = problem.sample_rate;
     options.workspace_mb = problem.workspace_mb;
+    options.gemm = problem.gemm;
     ShardedClassifier classifier(options, problem.dim, margin.make(), comm, problem.seed);
     classifier.to(rows);
     const Slice here = slice_of(problem.classes, comm.rank(), comm.size());

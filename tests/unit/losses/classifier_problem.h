@@ -60,6 +60,7 @@ struct Problem {
   int64_t step = 3;
   int64_t micro_batches = 1;
   double workspace_mb = 0.004;  // a few classes a chunk
+  std::string gemm = "bf16";    // for bf16 embeddings, whatever the machine is fast at
   int64_t rows() const { return x.size(0); }
 };
 // N rows of different norms, some near their class's row, some opposite, labels not in every shard.

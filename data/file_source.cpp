@@ -74,11 +74,12 @@ class FileSource : public Source {
     return list_.items[static_cast<size_t>(index)];
   }
   Bytes bytes(int64_t index) const {
+    const FileList::Item& file = item(index);
     if (!kept_.empty()) {
       const std::lock_guard lock(mutex_);
       if (kept_[static_cast<size_t>(index)]) return kept_[static_cast<size_t>(index)];
     }
-    auto read = std::make_shared<const std::vector<uint8_t>>(read_bytes(list_.file(item(index))));
+    auto read = std::make_shared<const std::vector<uint8_t>>(read_bytes(list_.file(file)));
     if (!kept_.empty()) {
       const std::lock_guard lock(mutex_);
       kept_[static_cast<size_t>(index)] = read;

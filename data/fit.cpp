@@ -65,7 +65,7 @@ at::Tensor decode_fitted(std::span<const uint8_t> bytes, const ImageOptions& opt
       room.defined() && room.size(0) == placement.height && room.size(1) == placement.width;
   at::Tensor image = fits ? room : at::empty({placement.height, placement.width, 3}, at::kByte);
   if (!placement.changed()) {
-    decode_image_into(bytes, pixels_of(image));
+    decode_image_into(bytes, info, pixels_of(image));
     return image;
   }
   const Image stored = decode_image(bytes);

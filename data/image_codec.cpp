@@ -47,9 +47,23 @@ struct TurboHandle {
   tjhandle handle;
 };
 
+std::unique_ptr<TurboHandle>& decompressor_slot() {
+  thread_local std::unique_ptr<TurboHandle> slot;
+  return slot;
+}
+
 tjhandle decompressor() {
-  thread_local TurboHandle turbo(tjInitDecompress());
-  return turbo.handle;
+  auto& slot = decompressor_slot();
+  if (!slot) slot = std::make_unique<TurboHandle>(tjInitDecompress());
+  return slot->handle;
+}
+
+// After a damaged header libjpeg-turbo stands in the middle of it and would take the next image for
+// its rest; only tjDecompress2 cleans up behind itself. So that handle is given up.
+[[noreturn]] void fail_jpeg_header() {
+  const std::string reason = tjGetErrorStr2(decompressor());
+  decompressor_slot().reset();
+  FT_FAIL("JPEG header: {}", reason);
 }
 
 tjhandle compressor() {
@@ -61,7 +75,7 @@ ImageInfo probe_jpeg(std::span<const uint8_t> bytes) {
   int width = 0, height = 0, chroma = 0, colours = 0;
   const int result = tjDecompressHeader3(decompressor(), bytes.data(), bytes.size(), &width,
                                          &height, &chroma, &colours);
-  FT_CHECK(result == 0, "JPEG header: {}", tjGetErrorStr2(decompressor()));
+  if (result != 0) fail_jpeg_header();
   FT_CHECK(colours != TJCS_CMYK && colours != TJCS_YCCK,
            "JPEG holds four colour channels (CMYK): convert it to RGB");
   check_size(width, height);
@@ -319,7 +333,11 @@ Image decode_image(std::span<const uint8_t> bytes) {
 }
 
 void decode_image_into(std::span<const uint8_t> bytes, std::span<uint8_t> out) {
-  const ImageInfo info = probe_image(bytes);
+  decode_image_into(bytes, probe_image(bytes), out);
+}
+
+void decode_image_into(std::span<const uint8_t> bytes, const ImageInfo& info,
+                       std::span<uint8_t> out) {
   const size_t wanted = static_cast<size_t>(info.width) * info.height * 3;
   FT_CHECK(out.size() == wanted, "image of {} x {}: wanted room for {} bytes, found {}", info.width,
            info.height, wanted, out.size());

@@ -79,6 +79,18 @@ TEST(ImageCodec, DamagedJpegIsAnError) {
   EXPECT_THROW(decode_image(bytes), Error);
 }
 
+TEST(ImageCodec, DamagedJpegHarmsNoLaterImage) {
+  const auto bytes = encode_jpeg(noise_image(24, 16, 3), 90);
+  const Image wanted = decode_image(bytes);
+  for (size_t length = 0; length < bytes.size(); length += 7) {
+    EXPECT_THROW(decode_image(std::span(bytes).first(length)), Error) << length;
+    EXPECT_EQ(decode_image(bytes).pixels, wanted.pixels)
+        << "after the first " << length << " bytes";
+    EXPECT_THROW(probe_image(std::span(bytes).first(std::min<size_t>(length, 100))), Error);
+    EXPECT_EQ(probe_image(bytes).width, 24);
+  }
+}
+
 TEST(ImageCodec, PngIsExact) {
   for (const int channels : {1, 3}) {
     const Image image = noise_image(33, 17, channels);

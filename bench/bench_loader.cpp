@@ -1,6 +1,9 @@
 // Images per second of the loader, against bare libjpeg-turbo on the same bytes in the same run.
 //
 //   bench_loader [images] [pairs]      medians of alternating pairs; target: ratio >= 0.90
+//
+// "cpu ratio" is the same in processor time, for machines on which other programs run.
+#include <time.h>
 #include <turbojpeg.h>
 
 #include <algorithm>
@@ -27,6 +30,18 @@ constexpr int kSize = 112;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+// Of the whole process: what other programs on the machine take does not count.
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// Images per second of wall time and of processor time.
+struct Rate {
+  double wall, cpu;
+};
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -59,18 +74,20 @@ void decode_bare(const Images& images, size_t begin, size_t end) {
   tjDestroy(turbo);
 }
 
-double bare_rate(const Images& images, size_t threads) {
+Rate bare_rate(const Images& images, size_t threads) {
   const auto start = Clock::now();
+  const double cpu = cpu_seconds();
   std::vector<std::thread> pool;
   for (size_t t = 0; t < threads; ++t)
     pool.emplace_back([&, t] {
       decode_bare(images, images.size() * t / threads, images.size() * (t + 1) / threads);
     });
   for (auto& thread : pool) thread.join();
-  return static_cast<double>(images.size()) / seconds_since(start);
+  const auto count = static_cast<double>(images.size());
+  return {count / seconds_since(start), count / (cpu_seconds() - cpu)};
 }
 
-double loader_rate(const std::shared_ptr<const Source>& source, int64_t threads, bool flip) {
+Rate loader_rate(const std::shared_ptr<const Source>& source, int64_t threads, bool flip) {
   LoaderOptions options;
   options.batch_size = kBatch;
   options.workers = threads;
@@ -86,20 +103,25 @@ double loader_rate(const std::shared_ptr<const Source>& source, int64_t threads,
   const int64_t steps = source->size() / kBatch;
   loader.seek(0);
   const auto start = Clock::now();
+  const double cpu = cpu_seconds();
   for (int64_t step = 0; step < steps; ++step) loader.next();
-  return static_cast<double>(steps * kBatch) / seconds_since(start);
+  const auto count = static_cast<double>(steps * kBatch);
+  return {count / seconds_since(start), count / (cpu_seconds() - cpu)};
 }
 
 void compare(const Images& images, const std::shared_ptr<const Source>& source, int64_t threads,
              bool flip, int64_t pairs) {
-  std::vector<double> bare, loader, ratio;
+  std::vector<double> bare, loader, ratio, cpu_ratio;
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    bare.push_back(bare_rate(images, static_cast<size_t>(threads)));
-    loader.push_back(loader_rate(source, threads, flip));
-    ratio.push_back(loader.back() / bare.back());
+    const Rate least = bare_rate(images, static_cast<size_t>(threads));
+    const Rate ours = loader_rate(source, threads, flip);
+    bare.push_back(least.wall);
+    loader.push_back(ours.wall);
+    ratio.push_back(ours.wall / least.wall);
+    cpu_ratio.push_back(ours.cpu / least.cpu);
   }
-  std::printf("%7lld  %-4s  %10.0f  %10.0f  %5.3f\n", static_cast<long long>(threads),
-              flip ? "yes" : "no", median(bare), median(loader), median(ratio));
+  std::printf("%7lld  %-4s  %10.0f  %10.0f  %5.3f  %9.3f\n", static_cast<long long>(threads),
+              flip ? "yes" : "no", median(bare), median(loader), median(ratio), median(cpu_ratio));
 }
 
 int bench(int64_t images, int64_t pairs) {
@@ -124,7 +146,7 @@ int bench(int64_t images, int64_t pairs) {
               encoded.size(), kSize, kSize,
               static_cast<double>(bytes) / 1e3 / static_cast<double>(encoded.size()),
               static_cast<long long>(pairs));
-  std::printf("threads  flip  bare img/s  load img/s  ratio\n");
+  std::printf("threads  flip  bare img/s  load img/s  ratio  cpu ratio\n");
   for (const int64_t threads : {1, 2})
     for (const bool flip : {false, true}) compare(encoded, source, threads, flip, pairs);
   fs::remove_all(folder);

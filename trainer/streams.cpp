@@ -79,6 +79,10 @@ Stream open_stream(const Config& section, const ImageOptions& images, uint64_t s
   SamplerInput input;
   const auto sets = parse_sets(section.section("train"));
   stream.sets = open_sets(sets, images);
+  // Images of a size that the network does not take are found now, not after the run folder was
+  // made.
+  if (data.corrupt == "error")
+    for (const auto& set : stream.sets) set->read(0);
   for (const auto& set : sets)
     if (set.weight > 0) input.weights.push_back(set.weight);
   input.sets = stream.sets;

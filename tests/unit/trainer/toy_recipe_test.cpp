@@ -6,6 +6,7 @@
 #include "comm/collectives.h"
 #include "comm/thread_comm.h"
 #include "core/freeze.h"
+#include "models/init_weights.h"
 #include "models/layers.h"
 #include "tests/support/tiny_faces.h"
 #include "trainer/run.h"

@@ -65,6 +65,7 @@ void install_signal_handlers() {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file size is an error of the write, not the end
   for (const int signal : {SIGUSR1, SIGTERM}) {
     FT_CHECK(sigaction(signal, &action, nullptr) == 0, "cannot install a handler for signal {}",
              signal);

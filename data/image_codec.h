@@ -36,7 +36,8 @@ Image decode_image(std::span<const uint8_t> bytes);
 // RGB pixels into `out` [height, width, 3], which must have the size that probe_image gave.
 void decode_image_into(std::span<const uint8_t> bytes, std::span<uint8_t> out);
 // The same for who has called probe_image on these bytes already: `info` is its answer.
-void decode_image_into(std::span<const uint8_t> bytes, const ImageInfo& info, std::span<uint8_t> out);
+void decode_image_into(std::span<const uint8_t> bytes, const ImageInfo& info,
+                       std::span<uint8_t> out);
 
 // Pixels of a single-channel PNG, unscaled: region masks are class numbers, not grey values.
 Image decode_mask(std::span<const uint8_t> bytes);

@@ -4,24 +4,33 @@
 
 namespace facetrain {
 
+ChunkPlan plan_chunks(const ClassShard& shard, const MarginRule& rule, const at::Tensor& factors,
+                      int64_t bytes, bool gradients) {
+  const int64_t batch = factors.size(0), dim = factors.size(1), group = rule.rows_per_class;
+  const int64_t wide = shard.weight.element_size(), factor = factors.element_size();
+  const int64_t of_rows = dim * (factor + (gradients ? wide : 0));
+  const int64_t of_cosines = batch * (wide + (gradients && factor != wide ? factor : 0));
+  const int64_t of_groups = group > 1 ? batch * (2 * wide + 8) : 0;
+  const int64_t classes = std::max<int64_t>(1, shard.step_classes());
+  int64_t chunk =
+      std::clamp<int64_t>(bytes / (group * (of_rows + of_cosines) + of_groups), 1, classes);
+  if (chunk >= 16) chunk = chunk / 16 * 16;  // whole blocks are what GEMMs like
+  constexpr int64_t kParts = 16;
+  const int64_t chunks = (classes + chunk - 1) / chunk;
+  return {chunk, shard.weight.is_cpu() ? std::min(kParts, chunks) : 1};
+}
+
 ClassChunks::ClassChunks(const ClassShard& shard, const MarginRule& rule, const at::Tensor& factors,
-                         int64_t bytes, bool gradients)
+                         int64_t chunk, bool gradients)
     : shard_(shard),
       normalise_(rule.normalise),
       narrow_(factors.scalar_type() != shard.weight.scalar_type()),
       factors_(factors),
       group_(rule.rows_per_class),
-      batch_(factors.size(0)) {
+      batch_(factors.size(0)),
+      size_(chunk) {
   const auto sums = shard.weight.options().requires_grad(false), products = factors.options();
-  const int64_t dim = factors.size(1), wide = shard.weight.element_size(),
-                factor = factors.element_size();
-  const int64_t of_rows = dim * (factor + (gradients ? wide : 0));
-  const int64_t of_cosines = batch_ * (wide + (gradients && narrow_ ? factor : 0));
-  const int64_t of_groups = group_ > 1 ? batch_ * (2 * wide + 8) : 0;
-  const int64_t per_class = group_ * (of_rows + of_cosines) + of_groups;
-  const int64_t all = std::max<int64_t>(1, shard.step_classes());
-  // At least 16 classes, whole blocks of 16: what the GEMMs like.
-  size_ = std::clamp<int64_t>(bytes / per_class / 16 * 16, std::min<int64_t>(16, all), all);
+  const int64_t dim = factors.size(1);
   unit_ = at::empty({size_ * group_, dim}, products);
   inverse_ = at::empty({size_ * group_}, sums);
   cosines_ = at::empty({batch_ * size_ * group_}, sums);
@@ -30,8 +39,8 @@ ClassChunks::ClassChunks(const ClassShard& shard, const MarginRule& rule, const 
   if (normalise_) unit_gradient_ = at::empty({size_ * group_, dim}, sums);
 }
 
-void ClassChunks::load() {
-  count_ = std::min(size_, shard_.step_classes() - first_);
+void ClassChunks::load(int64_t end) {
+  count_ = std::min(size_, end - first_);
   unit_rows(shard_.weight, range(), normalise_, unit(), inverse());
 }
 

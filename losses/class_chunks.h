@@ -5,6 +5,8 @@
 // the memory that it may take.
 #pragma once
 
+#include <ATen/Parallel.h>
+#include <ATen/ThreadLocalState.h>
 #include <torch/torch.h>
 
 #include "comm/collectives.h"
@@ -22,18 +24,26 @@ struct ClassShard {
   int64_t step_classes() const { return sampled.defined() ? sampled.size(0) : classes.size(); }
 };
 
+// How a step's classes are cut, a function of the problem alone.
+struct ChunkPlan {
+  int64_t chunk = 1;  // classes of a chunk at most
+  int64_t parts = 1;  // on a CPU at most 16; on a device 1
+};
+// `factors` [B, D]: the batch in the GEMMs' type (that of shard.weight, or bf16). `gradients`: for
+// the backward.
+ChunkPlan plan_chunks(const ClassShard& shard, const MarginRule& rule, const at::Tensor& factors,
+                      int64_t bytes, bool gradients);
+
 class ClassChunks {
  public:
-  // `factors` [B, D]: the batch in the GEMMs' type (that of shard.weight, or bf16). `gradients`:
-  // with the buffers of the backward.
   ClassChunks(const ClassShard& shard, const MarginRule& rule, const at::Tensor& factors,
-              int64_t bytes, bool gradients);
+              int64_t chunk, bool gradients);
 
-  // Calls body once a chunk, in order; the functions below then speak of it.
+  // Calls body once a chunk of `range`, in order; the functions below then speak of it.
   template <class Body>
-  void for_each(Body body) {
-    for (first_ = 0; first_ < shard_.step_classes(); first_ += size_) {
-      load();
+  void for_each(Slice range, Body body) {
+    for (first_ = range.begin; first_ < range.end; first_ += size_) {
+      load(range.end);
       body();
     }
   }
@@ -57,7 +67,7 @@ class ClassChunks {
                       bool accumulate) const;
 
  private:
-  void load();
+  void load(int64_t end);
   at::Tensor inverse() const { return inverse_.narrow(0, 0, count_ * group_); }
   at::Tensor bias() const;
   RowRange range() const { return {shard_.sampled, first_ * group_, group_}; }
@@ -69,5 +79,24 @@ class ClassChunks {
   at::Tensor unit_, inverse_, cosines_, gradient_, unit_gradient_;
   at::Tensor which_;  // [B, n] the largest of each class's rows (K > 1)
 };
+
+// Calls body(chunks, part) for every chunk of the step's classes; parts run in parallel.
+template <class Body>
+void for_chunks(const ClassShard& shard, const MarginRule& rule, const at::Tensor& factors,
+                ChunkPlan plan, bool gradients, Body body) {
+  const auto run = [&](int64_t begin, int64_t end) {
+    ClassChunks chunks(shard, rule, factors, plan.chunk, gradients);
+    for (int64_t part = begin; part < end; ++part)
+      chunks.for_each(
+          slice_of(shard.step_classes(), static_cast<int>(part), static_cast<int>(plan.parts)),
+          [&] { body(chunks, part); });
+  };
+  if (plan.parts == 1) return run(0, 1);
+  const at::ThreadLocalState state;  // grad and inference mode, autocast
+  at::parallel_for(0, plan.parts, 1, [&](int64_t begin, int64_t end) {
+    const at::ThreadLocalStateGuard guard(state);
+    run(begin, end);
+  });
+}
 
 }  // namespace facetrain

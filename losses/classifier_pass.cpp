@@ -99,24 +99,49 @@ void ClassifierPass::find_targets() {
   input_.target = at::where(found[1] == 1, found[0], at::full_like(none, NAN));
 }
 
+ChunkPlan ClassifierPass::plan(bool gradients) const {
+  return plan_chunks(shard_, rule_, factors_, settings_.workspace_bytes, gradients);
+}
+
+// Sums over this rank's negatives.
+RowSums ClassifierPass::sum_own_negatives(const kernels::RowRule& rule, const RowVectors& rows,
+                                          bool weights, bool values) const {
+  const ChunkPlan cut = plan(false);
+  const int64_t batch = features_.size(0);
+  const RowSums all = RowSums::start(cut.parts * batch, features_.options());
+  const auto of_part = [&](const at::Tensor& sums, int64_t part, bool wanted) {
+    return wanted ? sums.narrow(0, part * batch, batch) : at::Tensor();
+  };
+  for_chunks(shard_, rule_, factors_, cut, false, [&](ClassChunks& chunks, int64_t part) {
+    RowSums sums{of_part(all.maximum, part, true), of_part(all.sum, part, true),
+                 of_part(all.weight_sum, part, weights), of_part(all.value_sum, part, values)};
+    add_row_sums(chunks.cosines(), chunks.first(), rule, rows, sums);
+  });
+  const auto by_part = [&](const at::Tensor& sums, bool wanted) {
+    return wanted ? sums.view({cut.parts, batch}) : at::Tensor();
+  };
+  return join_row_sums({by_part(all.maximum, true), by_part(all.sum, true),
+                        by_part(all.weight_sum, weights), by_part(all.value_sum, values)},
+                       rule.reduction);
+}
+
 // Sums over the negatives of all ranks.
 RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVectors& rows,
                                       bool weights, bool values) {
-  RowSums sums = RowSums::start(features_.size(0), features_.options());
-  if (!weights) sums.weight_sum.reset();
-  if (!values) sums.value_sum.reset();
-  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, false);
-  chunks.for_each([&] { add_row_sums(chunks.cosines(), chunks.first(), rule, rows, sums); });
-  std::vector<at::Tensor> parts{sums.maximum, sums.sum};
-  if (weights) parts.push_back(sums.weight_sum);
-  if (values) parts.push_back(sums.value_sum);
-  const at::Tensor mine = at::stack(parts);
+  const RowSums own = sum_own_negatives(rule, rows, weights, values);
+  std::vector<at::Tensor> there;
+  for (const at::Tensor* sums : {&own.maximum, &own.sum, &own.weight_sum, &own.value_sum})
+    if (sums->defined()) there.push_back(*sums);
+  const at::Tensor mine = at::stack(there);
   const at::Tensor all = at::empty({comm_.size(), mine.size(0), mine.size(1)}, mine.options());
   comm_.all_gather(all, mine).wait();
   int64_t next = 0;
-  const auto part = [&](bool there) { return there ? all.select(1, next++) : at::Tensor(); };
-  RowSums of_ranks{part(true), part(true), part(weights), part(values)};
-  return join_row_sums(of_ranks, rule.reduction);
+  const auto of_ranks = [&](const at::Tensor& sums) {
+    return sums.defined() ? all.select(1, next++) : at::Tensor();
+  };
+  RowSums joined{of_ranks(own.maximum), of_ranks(own.sum), of_ranks(own.weight_sum),
+                 of_ranks(own.value_sum)};
+  return join_row_sums(joined, rule.reduction);
 }
 
 void ClassifierPass::run_prepass() {
@@ -129,11 +154,13 @@ void ClassifierPass::run_prepass() {
     input_.prepass_sum = negative_log_sum(sum_negatives({}, rows, false, false));
     return;
   }
-  const at::Tensor both = at::zeros({2, features_.size(0)}, features_.options());
-  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, false);
-  chunks.for_each([&] {
-    add_selected(chunks.cosines(), chunks.first(), parameter, rows_.target, both[0], both[1]);
+  const ChunkPlan cut = plan(false);
+  const at::Tensor parts = at::zeros({cut.parts, 2, features_.size(0)}, features_.options());
+  for_chunks(shard_, rule_, factors_, cut, false, [&](ClassChunks& chunks, int64_t part) {
+    add_selected(chunks.cosines(), chunks.first(), parameter, rows_.target, parts[part][0],
+                 parts[part][1]);
   });
+  const at::Tensor both = parts.sum(0);
   comm_.all_reduce(both, ReduceOp::kSum).wait();
   input_.prepass_sum = both[0];
   input_.prepass_count = both[1];
@@ -166,15 +193,16 @@ at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
                                                 const ShardGradient& to) {
   const at::Tensor coefficient = (row_weight * row_.coefficient).contiguous();
   const at::Tensor by_target = (row_weight * row_.dphi * margin_output_.dphi_dcos).contiguous();
-  const at::Tensor by_features = at::zeros_like(features_);
-  ClassChunks chunks(shard_, rule_, factors_, settings_.workspace_bytes, true);
-  chunks.for_each([&] {
+  const ChunkPlan cut = plan(true);
+  const at::Tensor by_features =
+      at::zeros({cut.parts, features_.size(0), features_.size(1)}, features_.options());
+  for_chunks(shard_, rule_, factors_, cut, true, [&](ClassChunks& chunks, int64_t part) {
     const at::Tensor cosines = chunks.cosines();
     const at::Tensor by_class = chunks.gradient_for(cosines);
     row_gradients(cosines, by_class, chunks.first(), row_rule(), rows_, coefficient, row_.log_sum,
                   by_target);
     const at::Tensor by_row = chunks.by_rows(by_class);
-    matmul(by_row, chunks.unit(), by_features, true);
+    matmul(by_row, chunks.unit(), by_features[part], true);
     if (to.weight.defined()) chunks.write_gradient(by_row, to.weight, to.accumulate);
     if (to.bias.defined()) {
       const at::Tensor sum = by_class.sum(at::IntArrayRef{0}, false, features_.scalar_type());
@@ -185,7 +213,7 @@ at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
         bias.copy_(sum);
     }
   });
-  return by_features;
+  return cut.parts == 1 ? by_features[0] : by_features.sum(0);
 }
 
 // Through the normalisation, for this rank's rows.

@@ -27,7 +27,7 @@ struct ShardGradient {
 };
 
 struct PassSettings {
-  int64_t workspace_bytes = 0;  // bounds a chunk's buffers
+  int64_t workspace_bytes = 0;  // bounds a chunk's buffers, a thread
   bool reduced = false;         // bf16 factors in the GEMMs for bf16 embeddings and fp32 rows
 };
 
@@ -58,6 +58,9 @@ class ClassifierPass : public torch::CustomClassHolder {
   void find_targets();
   at::Tensor target_products() const;
   void run_prepass();
+  ChunkPlan plan(bool gradients) const;
+  RowSums sum_own_negatives(const kernels::RowRule& rule, const RowVectors& rows, bool weights,
+                            bool values) const;
   RowSums sum_negatives(const kernels::RowRule& rule, const RowVectors& rows, bool weights,
                         bool values);
   at::Tensor gradient_by_features(const at::Tensor& row_weight, const ShardGradient& to);

@@ -44,22 +44,22 @@ RowLoss gated_loss(const MarginOutput& margin, const RowSums& sums) {
 
 }  // namespace
 
-RowSums join_row_sums(const RowSums& of_ranks, RowReduction reduction) {
+RowSums join_row_sums(const RowSums& of_parts, RowReduction reduction) {
   RowSums joined;
   at::Tensor factor;
   if (reduction == RowReduction::kSoftmax) {
-    // A rank without negatives brings -inf; where no rank has any, the finite bound keeps -inf -
+    // A part without negatives brings -inf; where no part has any, the finite bound keeps -inf -
     // -inf away.
-    joined.maximum = of_ranks.maximum.amax(0).clamp_min(-1e30);
-    factor = at::exp(of_ranks.maximum - joined.maximum);
+    joined.maximum = of_parts.maximum.amax(0).clamp_min(-1e30);
+    factor = at::exp(of_parts.maximum - joined.maximum);
   }
   const auto add = [&](const at::Tensor& sums) {
     if (!sums.defined()) return at::Tensor();
     return (factor.defined() ? sums * factor : sums).sum(0);
   };
-  joined.sum = add(of_ranks.sum);
-  joined.weight_sum = add(of_ranks.weight_sum);
-  joined.value_sum = add(of_ranks.value_sum);
+  joined.sum = add(of_parts.sum);
+  joined.weight_sum = add(of_parts.weight_sum);
+  joined.value_sum = add(of_parts.value_sum);
   return joined;
 }
 

@@ -19,8 +19,9 @@ struct RowLoss {
   at::Tensor dshift;       // dloss / dshift; undefined unless sums.weight_sum is there
 };
 
-// Joins the sums of all ranks, each [W, B]: the largest maximum, and sums brought to it.
-RowSums join_row_sums(const RowSums& of_ranks, RowReduction reduction);
+// Joins sums over different classes (of parts, then of ranks), each [W, B]: the largest maximum,
+// and sums brought to it.
+RowSums join_row_sums(const RowSums& of_parts, RowReduction reduction);
 
 // log Σ exp(l) over the negatives; -inf where there are none.
 at::Tensor negative_log_sum(const RowSums& sums);

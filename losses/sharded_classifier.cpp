@@ -132,7 +132,7 @@ torch::Tensor ShardedClassifier::forward(const torch::Tensor& embeddings,
 }
 
 PassSettings ShardedClassifier::pass_settings() const {
-  const double automatic = weight.is_cpu() ? 8 : 64;
+  const double automatic = weight.is_cpu() ? 4 : 64;
   const double megabytes = options_.workspace_mb > 0 ? options_.workspace_mb : automatic;
   const bool reduced =
       options_.gemm == "auto" ? has_fast_bf16(weight.device()) : options_.gemm == "bf16";

@@ -41,7 +41,7 @@ struct ClassifierOptions {
       "momentum");
     f("init_deviation", init_deviation, range(1e-6, 10), "standard deviation of the initial rows");
     f("workspace_mb", workspace_mb, range(0, 65536),
-      "memory for one chunk of classes, MB; 0: 8 on a CPU (its caches), 64 on a device");
+      "memory for one chunk of classes, MB a thread; 0: 4 on a CPU (its caches), 64 on a device");
     f("gemm", gemm, one_of("auto", "fp32", "bf16"),
       "products for bf16 embeddings; auto: bf16 where the hardware is fast at it, else fp32");
   }

@@ -59,7 +59,7 @@ struct Problem {
   double sample_rate = 1;
   int64_t step = 3;
   int64_t micro_batches = 1;
-  double workspace_mb = 0.004;  // a few classes a chunk
+  double workspace_mb = 0.001;  // a few classes a chunk
   std::string gemm = "bf16";    // for bf16 embeddings, whatever the machine is fast at
   int64_t rows() const { return x.size(0); }
 };

@@ -353,13 +353,14 @@ TEST(Backbones, DumpForTheWitness) {
   for (const std::string name :
        {"iresnet18", "iresnet50", "mobilefacenet", "mobilefacenet_large"}) {
     auto network = make(name, "width: 0.25\nembedding: 64\n", 48);
+    network->to(torch::kDouble);
     for (int i = 0; i < 4; ++i) {
-      network->forward(images(8, 48, 20 + i));
+      network->forward(images(8, 48, 20 + i).to(torch::kDouble));
       for (auto* part : deferred(*network)) part->commit();
     }
-    const auto x = images(4, 48, 30);
+    const auto x = images(4, 48, 30).to(torch::kDouble);
     const auto trained = network->forward(x).embedding;
-    trained.square().sum().backward();
+    trained.pow(3).sum().backward();  // the squares of normalised outputs would have no gradient
     NamedTensors tensors;
     for (const auto& [key, value] : state(*network)) tensors.emplace_back(key, value);
     save_safetensors(std::filesystem::path(folder) / (name + ".safetensors"), tensors);

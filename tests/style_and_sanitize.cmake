@@ -1,4 +1,4 @@
-# Labels `style` (formatting, scripts) and `sanitize` (unit tests that matter, built with sanitizers while they run).
+# Labels `style` (formatting, scripts, who includes whom) and `sanitize` (unit tests that matter, built with sanitizers while they run).
 # Called from the release build only: a sanitizer build runs its programs directly (launch/sanitize.sh).
 if(FACETRAIN_SANITIZE)
   return()
@@ -6,9 +6,11 @@ endif()
 
 add_test(NAME style.format COMMAND ${PROJECT_SOURCE_DIR}/launch/format.sh --check)
 set_tests_properties(style.format PROPERTIES LABELS style TIMEOUT 120)
+add_test(NAME style.layering COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/layering.sh)
+set_tests_properties(style.layering PROPERTIES LABELS style TIMEOUT 60)
 find_program(SHELLCHECK shellcheck)
 if(SHELLCHECK)
-  file(GLOB _scripts ${PROJECT_SOURCE_DIR}/launch/*.sh)
+  file(GLOB _scripts ${PROJECT_SOURCE_DIR}/launch/*.sh ${PROJECT_SOURCE_DIR}/tests/*/*.sh)
   add_test(NAME style.scripts COMMAND ${SHELLCHECK} -x -S warning ${_scripts}
     ${PROJECT_SOURCE_DIR}/launch/slurm.sbatch ${PROJECT_SOURCE_DIR}/.ci/run WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(style.scripts PROPERTIES LABELS style TIMEOUT 60)

@@ -20,9 +20,13 @@ const std::vector<at::ScalarType> kReducible = {at::kDouble, at::kFloat, at::kBF
 // Nothing, one, fewer than ranks, odd, and enough for every algorithm that depends on size.
 const std::vector<int64_t> kCounts = {0, 1, 3, 1000, 70001};
 
+c10::Device device = c10::kCPU;
+at::TensorOptions on_device(at::ScalarType type) { return at::TensorOptions(type).device(device); }
+at::Tensor zeros(int64_t count) { return at::zeros({count}, on_device(at::kFloat)); }
+
 // 1, 2, ..., 5, 1, ...: small enough that sums over 4 ranks are exact in bf16.
 at::Tensor ramp(int64_t count, int64_t times, at::ScalarType type) {
-  return (at::arange(count, at::kLong).remainder(5).add(1) * times).to(type);
+  return (at::arange(count, on_device(at::kLong)).remainder(5).add(1) * times).to(type);
 }
 
 void expect_equal(const at::Tensor& found, const at::Tensor& wanted, const std::string& what) {
@@ -51,19 +55,20 @@ void all_reduce_takes_the_maximum(Communicator& comm) {
     // Element i is largest on rank i % size.
     const bool is_signed = type != at::kByte;
     const int64_t count = 1003;
-    const at::Tensor owner = at::arange(count, at::kLong).remainder(comm.size());
+    const at::Tensor owner = at::arange(count, on_device(at::kLong)).remainder(comm.size());
     at::Tensor values =
-        at::where(owner == comm.rank(), at::full({count}, is_signed ? -3 : 7, at::kLong),
-                  at::full({count}, is_signed ? -9 : 2, at::kLong))
+        at::where(owner == comm.rank(), at::full({count}, is_signed ? -3 : 7, on_device(at::kLong)),
+                  at::full({count}, is_signed ? -9 : 2, on_device(at::kLong)))
             .to(type);
     comm.all_reduce(values, ReduceOp::kMax).wait();
-    expect_equal(values, at::full({count}, is_signed ? -3 : 7, type), described(type, count));
+    expect_equal(values, at::full({count}, is_signed ? -3 : 7, on_device(type)),
+                 described(type, count));
   }
 }
 
 void a_maximum_with_nan_is_nan(Communicator& comm) {
   for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
-    at::Tensor values = at::full({2 * comm.size()}, comm.rank(), type);
+    at::Tensor values = at::full({2 * comm.size()}, comm.rank(), on_device(type));
     values[2 * comm.rank()] = std::numeric_limits<double>::quiet_NaN();
     comm.all_reduce(values, ReduceOp::kMax).wait();
     const at::Tensor pairs = values.view({comm.size(), 2});
@@ -77,7 +82,7 @@ void all_gather_keeps_rank_order(Communicator& comm) {
        {at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kByte, at::kChar, at::kBool}) {
     for (const int64_t count : kCounts) {
       const at::Tensor in = ramp(count, comm.rank() + 1, at::kLong).remainder(3).to(type);
-      const at::Tensor out = at::empty({comm.size(), count}, type);
+      const at::Tensor out = at::empty({comm.size(), count}, on_device(type));
       comm.all_gather(out, in).wait();
       for (int r = 0; r < comm.size(); ++r) {
         expect_equal(out[r], ramp(count, r + 1, at::kLong).remainder(3).to(type),
@@ -88,7 +93,7 @@ void all_gather_keeps_rank_order(Communicator& comm) {
 }
 
 void all_gather_in_place(Communicator& comm) {
-  const at::Tensor out = at::zeros({comm.size(), 33}, at::kInt);
+  const at::Tensor out = at::zeros({comm.size(), 33}, on_device(at::kInt));
   out[comm.rank()].copy_(ramp(33, comm.rank() + 1, at::kInt));
   comm.all_gather(out, out[comm.rank()]).wait();
   for (int r = 0; r < comm.size(); ++r) expect_equal(out[r], ramp(33, r + 1, at::kInt), "in place");
@@ -102,7 +107,7 @@ void reduce_scatter_keeps_the_own_part(Communicator& comm) {
       std::vector<at::Tensor> parts;
       for (int64_t p = 0; p < size; ++p)
         parts.push_back(ramp(count, comm.rank() + 1, at::kLong) + p);
-      const at::Tensor in = at::stack(parts).to(type), out = at::empty({count}, type);
+      const at::Tensor in = at::stack(parts).to(type), out = at::empty({count}, on_device(type));
       comm.reduce_scatter(out, in).wait();
       expect_equal(out,
                    (ramp(count, size * (size + 1) / 2, at::kLong) + size * comm.rank()).to(type),
@@ -125,12 +130,12 @@ void broadcast_from_every_root(Communicator& comm) {
 void all_to_all_transposes(Communicator& comm) {
   for (const int64_t count : kCounts) {
     // What rank r sends to rank p says r * 100 + p.
-    at::Tensor in = at::empty({comm.size(), count}, at::kLong);
+    at::Tensor in = at::empty({comm.size(), count}, on_device(at::kLong));
     for (int p = 0; p < comm.size(); ++p) in[p].fill_(comm.rank() * 100 + p);
     const at::Tensor out = at::empty_like(in);
     comm.all_to_all(out, in).wait();
     for (int r = 0; r < comm.size(); ++r) {
-      expect_equal(out[r], at::full({count}, r * 100 + comm.rank(), at::kLong),
+      expect_equal(out[r], at::full({count}, r * 100 + comm.rank(), on_device(at::kLong)),
                    fmt::format("{} from {}", count, r));
     }
   }
@@ -140,7 +145,7 @@ void works_may_be_waited_for_in_any_order(Communicator& comm) {
   std::vector<at::Tensor> values;
   std::vector<Work> works;
   for (int i = 0; i < 20; ++i) {
-    values.push_back(at::full({100 * i + 1}, comm.rank() * 1000 + i, at::kLong));
+    values.push_back(at::full({100 * i + 1}, comm.rank() * 1000 + i, on_device(at::kLong)));
     works.push_back(comm.all_reduce(values.back(), i % 2 == 0 ? ReduceOp::kSum : ReduceOp::kMax));
   }
   const int64_t size = comm.size();
@@ -153,7 +158,7 @@ void works_may_be_waited_for_in_any_order(Communicator& comm) {
 }
 
 void the_destructor_of_work_waits(Communicator& comm) {
-  const at::Tensor values = at::full({50000}, comm.rank() + 1, at::kDouble);
+  const at::Tensor values = at::full({50000}, comm.rank() + 1, on_device(at::kDouble));
   { const Work work = comm.all_reduce(values, ReduceOp::kSum); }
   EXPECT_TRUE((values == comm.size() * (comm.size() + 1) / 2.).all().item<bool>());
   Work moved = comm.broadcast(values, 0);
@@ -171,13 +176,13 @@ void a_barrier_waits_for_the_slowest(Communicator& comm) {
 }
 
 void wrong_arguments_are_refused_before_anything_is_sent(Communicator& comm) {
-  const at::Tensor matrix = at::zeros({4, 4});
+  const at::Tensor matrix = at::zeros({4, 4}, on_device(at::kFloat));
   EXPECT_THROW(comm.all_reduce(matrix.t(), ReduceOp::kSum), Error);
   EXPECT_THROW(comm.all_reduce(at::Tensor(), ReduceOp::kSum), Error);
-  EXPECT_THROW(comm.all_reduce(at::zeros({2}, at::kBool), ReduceOp::kSum), Error);
-  EXPECT_THROW(comm.all_gather(at::zeros({4 * comm.size() + 1}), at::zeros({4})), Error);
-  EXPECT_THROW(comm.all_gather(at::zeros({4 * comm.size()}, at::kDouble), at::zeros({4})), Error);
-  EXPECT_THROW(comm.reduce_scatter(at::zeros({4}), at::zeros({4 * comm.size() + 1})), Error);
+  EXPECT_THROW(comm.all_reduce(at::zeros({2}, on_device(at::kBool)), ReduceOp::kSum), Error);
+  EXPECT_THROW(comm.all_gather(zeros(4 * comm.size() + 1), zeros(4)), Error);
+  EXPECT_THROW(comm.all_gather(zeros(4 * comm.size()).to(at::kDouble), zeros(4)), Error);
+  EXPECT_THROW(comm.reduce_scatter(zeros(4), zeros(4 * comm.size() + 1)), Error);
   EXPECT_THROW(comm.broadcast(matrix, comm.size()), Error);
   EXPECT_THROW(comm.broadcast(matrix, -1), Error);
   EXPECT_THROW(comm.all_to_all(matrix, matrix), Error);
@@ -190,7 +195,7 @@ void wrong_arguments_are_refused_before_anything_is_sent(Communicator& comm) {
 int64_t rows_of(int rank, int size) { return size == 1 ? 3 : 2 * rank; }
 at::Tensor rows_value(int rank, int size) {
   const int64_t rows = rows_of(rank, size);
-  return at::arange(rows * 3, at::kDouble).view({rows, 3}).add(100 * rank).cos();
+  return at::arange(rows * 3, on_device(at::kDouble)).view({rows, 3}).add(100 * rank).cos();
 }
 at::Tensor all_rows(int size) {
   std::vector<at::Tensor> parts;
@@ -204,12 +209,14 @@ void gather_rows_takes_unequal_rows(Communicator& comm) {
   for (int r = 0; r < size; ++r) EXPECT_EQ(counts[r], rows_of(r, size));
   const at::Tensor mine = rows_value(comm.rank(), size);
   expect_equal(gather_rows_detached(mine, counts, comm), all_rows(size), "doubles");
-  const at::Tensor labels = at::full({rows_of(comm.rank(), size)}, comm.rank(), at::kLong);
+  const at::Tensor labels =
+      at::full({rows_of(comm.rank(), size)}, comm.rank(), on_device(at::kLong));
   const at::Tensor all = gather_rows_detached(labels, counts, comm);
   std::vector<at::Tensor> wanted;
-  for (int r = 0; r < size; ++r) wanted.push_back(at::full({rows_of(r, size)}, r, at::kLong));
+  for (int r = 0; r < size; ++r)
+    wanted.push_back(at::full({rows_of(r, size)}, r, on_device(at::kLong)));
   expect_equal(all, at::cat(wanted), "labels");
-  EXPECT_THROW(gather_rows_detached(at::zeros({counts[comm.rank()] + 1}), counts, comm), Error);
+  EXPECT_THROW(gather_rows_detached(zeros(counts[comm.rank()] + 1), counts, comm), Error);
 }
 
 // Each rank's loss is Σ weight_r · rows²; the gradient of the average over ranks, times size(), is
@@ -236,13 +243,14 @@ void scatter_rows_sum_is_the_inverse(Communicator& comm) {
 
 void global_norm_counts_replicas_once_and_shards_all(Communicator& comm) {
   // Squares: 9 from the replicated one, (r + 1)² · 2 from rank r's shard.
-  const std::vector<at::Tensor> replicated = {at::full({1}, 3, at::kFloat), at::Tensor()};
-  const std::vector<at::Tensor> sharded = {at::full({2}, comm.rank() + 1, at::kFloat)};
+  const std::vector<at::Tensor> replicated = {at::full({1}, 3, on_device(at::kFloat)),
+                                              at::Tensor()};
+  const std::vector<at::Tensor> sharded = {at::full({2}, comm.rank() + 1, on_device(at::kFloat))};
   double squares = 9;
   for (int r = 0; r < comm.size(); ++r) squares += 2. * (r + 1) * (r + 1);
   EXPECT_NEAR(global_norm(replicated, sharded, comm), std::sqrt(squares), 1e-12);
   // Squares of these overflow fp32, not double.
-  const std::vector<at::Tensor> large = {at::full({4}, 1e30f, at::kFloat)};
+  const std::vector<at::Tensor> large = {at::full({4}, 1e30f, on_device(at::kFloat))};
   EXPECT_NEAR(global_norm(large, {}, comm) / 2e30, 1, 1e-6);
 }
 
@@ -250,11 +258,11 @@ void global_norm_counts_replicas_once_and_shards_all(Communicator& comm) {
 // rank's of the whole batch.
 void grad_reducer_gives_the_gradient_of_the_whole_batch(Communicator& comm) {
   const auto batch_of = [](int rank) {
-    return at::arange(5 * 4, at::kDouble).view({5, 4}).add(7 * rank).sin();
+    return at::arange(5 * 4, on_device(at::kDouble)).view({5, 4}).add(7 * rank).sin();
   };
   const auto parameters = [] {
-    std::vector<at::Tensor> made = {at::linspace(-1, 1, 12, at::kDouble).view({4, 3}),
-                                    at::linspace(0, 1, 3, at::kDouble)};
+    std::vector<at::Tensor> made = {at::linspace(-1, 1, 12, on_device(at::kDouble)).view({4, 3}),
+                                    at::linspace(0, 1, 3, on_device(at::kDouble))};
     for (at::Tensor& parameter : made) parameter.requires_grad_();
     return made;
   };
@@ -282,7 +290,7 @@ void grad_reducer_gives_the_gradient_of_the_whole_batch(Communicator& comm) {
 // -----------------------------------------------------------------------------------------------------------------
 // Numbers of very different sizes, so that the order of additions shows.
 at::Tensor rough(int rank, int64_t count, at::ScalarType type) {
-  const at::Tensor i = at::arange(count, at::kDouble).add(1 + 0.37 * rank);
+  const at::Tensor i = at::arange(count, on_device(at::kDouble)).add(1 + 0.37 * rank);
   return ((i * 12.9898).sin() * at::pow(10., (i * 78.233).cos() * 3)).to(type);
 }
 at::Tensor sum_in_rank_order(int size, int64_t count, at::ScalarType type) {
@@ -305,7 +313,7 @@ void sums_have_the_bits_of_rank_order(Communicator& comm) {
 void reduce_scatter_has_the_bits_of_rank_order(Communicator& comm) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     const int64_t count = 1001;
-    const at::Tensor out = at::empty({count}, type);
+    const at::Tensor out = at::empty({count}, on_device(type));
     comm.reduce_scatter(out, rough(comm.rank(), count * comm.size(), type)).wait();
     expect_equal(out,
                  sum_in_rank_order(comm.size(), count * comm.size(), type)
@@ -318,6 +326,8 @@ void reduce_scatter_has_the_bits_of_rank_order(Communicator& comm) {
   { #function, function }
 
 }  // namespace
+
+void set_device(c10::Device wanted) { device = wanted; }
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {

@@ -5,6 +5,8 @@
 // asserted by the caller. Cases are listed by name so that a suite can be instantiated over them.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <string>
 #include <vector>
 
@@ -18,6 +20,9 @@ struct Case {
 };
 // For gtest: the case's name in the test's name.
 inline void PrintTo(const Case& test, std::ostream* out) { *out << test.name; }
+
+// Where the cases' tensors lie from now on: the CPU at first.
+void set_device(c10::Device device);
 
 // Collectives and what is built on them: any communicator.
 const std::vector<Case>& cases();

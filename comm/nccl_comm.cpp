@@ -71,7 +71,13 @@ NcclComm::NcclComm(Communicator& host, int device)
   config.blocking = 0;  // a blocking call could be stuck for good, beyond any deadline
   settle(ncclCommInitRankConfig(&comm_, host_.size(), id, host_.rank(), &config),
          "the start of NCCL");
-  watchdog_ = std::thread([this] { watch(); });
+  watchdog_ = std::thread([this] {
+    try {
+      watch();
+    } catch (const std::exception& error) {  // of CUDA: the device is lost, and with it the job
+      fail_world(1, fmt::format("[rank {}] the device failed: {}", rank(), error.what()));
+    }
+  });
 }
 
 NcclComm::~NcclComm() {

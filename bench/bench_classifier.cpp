@@ -1,6 +1,7 @@
 // The class-sharded classifier against an ATen composite that stores logits as arcface_torch does:
 // milliseconds of forward + backward + SGD update, and memory beyond weights and momentum. Pairs
-// alternate in one run; medians.
+// alternate in one run; medians. With --device cuda the times include the device's, and both
+// columns of memory are what its tensors held at most.
 #include <malloc.h>
 #include <torch/torch.h>
 
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <functional>
 
+#include "comm/plugin_loader.h"
 #include "comm/thread_comm.h"
 #include "losses/sharded_classifier.h"
 #include "tests/support/peak_memory.h"
@@ -24,6 +26,7 @@ struct Sizes {
   int threads = 2, pairs = 5;
   double workspace_mb = 0;
   std::string gemm = "auto";
+  c10::Device device = c10::kCPU;
 };
 
 // Momentum 0.9, decay 5e-4, the update in one fused pass, the same for both.
@@ -54,15 +57,29 @@ Tensor composite_loss(const Tensor& x, const Tensor& weight, const Tensor& label
   return torch::nn::functional::cross_entropy((cosine - own) * 64, label);
 }
 
-double milliseconds(const std::function<void()>& body) {
+void wait_for(c10::Device device) {
+  if (device.is_cuda()) cuda_plugin().synchronize(device.index());
+}
+
+double milliseconds(c10::Device device, const std::function<void()>& body) {
+  wait_for(device);
   const auto start = std::chrono::steady_clock::now();
   body();
+  wait_for(device);
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
       .count();
 }
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+// Growth of the device's tensors over the body, bytes.
+int64_t device_peak(c10::Device device, const std::function<void()>& body) {
+  cuda_plugin().reset_peak_memory(device.index());
+  const int64_t before = cuda_plugin().peak_memory(device.index());
+  body();
+  return cuda_plugin().peak_memory(device.index()) - before;
 }
 
 // Growth of the resident set's peak over the body, bytes: clear_refs 5 resets VmHWM.
@@ -92,14 +109,17 @@ void compare(const Sizes& sizes, bool reduced) {
   options.gemm = sizes.gemm;
   ShardedClassifier ours(options, sizes.dim,
                          Margins::get().create(Config::parse("{name: cosface}")), *comm, 1);
+  ours.to(sizes.device);
+  if (sizes.device.is_cuda())
+    torch::eye(8, sizes.device).mm(torch::eye(8, sizes.device));  // cuBLAS
   const Tensor weight = ours.weight.detach().clone().set_requires_grad(true);
   Sgd update_ours(ours.weight), update_theirs(weight);
-  const Tensor label = torch::arange(sizes.batch) * 7919 % sizes.classes;
-  const Tensor positions = torch::arange(sizes.batch);
+  const Tensor positions = torch::arange(sizes.batch, torch::TensorOptions(sizes.device));
+  const Tensor label = positions * 7919 % sizes.classes;
   const auto type = reduced ? torch::kBFloat16 : torch::kFloat;
   const Tensor x = torch::sin(torch::arange(sizes.batch * sizes.dim, torch::kFloat))
                        .view({sizes.batch, sizes.dim})
-                       .to(type);
+                       .to(sizes.device, type);
   const Tensor x_ours = x.clone().set_requires_grad(true),
                x_theirs = x.to(torch::kFloat).set_requires_grad(true);
   const std::vector<Tensor> labels{label};
@@ -108,9 +128,10 @@ void compare(const Sizes& sizes, bool reduced) {
   const auto step_ours = [&] {
     ours.begin_step(labels, 0, 1, 1);
     Tensor loss;
-    forward = milliseconds([&] { loss = ours.forward(x_ours, label, positions).mean(); });
-    backward = milliseconds([&] { loss.backward(); });
-    update = milliseconds([&] { update_ours.step(ours.weight.grad()); });
+    forward =
+        milliseconds(sizes.device, [&] { loss = ours.forward(x_ours, label, positions).mean(); });
+    backward = milliseconds(sizes.device, [&] { loss.backward(); });
+    update = milliseconds(sizes.device, [&] { update_ours.step(ours.weight.grad()); });
     loss_ours = loss.item<double>();
   };
   const auto step_theirs = [&] {
@@ -122,23 +143,23 @@ void compare(const Sizes& sizes, bool reduced) {
   };
   // Memory first: with nothing kept from an earlier step.
   int64_t peak_ours = 0, peak_theirs = 0;
-  const int64_t resident_ours = resident_peak([&] {
-    const testing::PeakMemory peak;
-    step_ours();
-    peak_ours = peak.bytes();
-  });
-  const int64_t resident_theirs = resident_peak([&] {
-    const testing::PeakMemory peak;
-    step_theirs();
-    peak_theirs = peak.bytes();
-  });
+  const auto peak_of = [&](const std::function<void()>& step, int64_t& tensors) {
+    if (sizes.device.is_cuda()) return tensors = device_peak(sizes.device, step);
+    return resident_peak([&] {
+      const testing::PeakMemory peak;
+      step();
+      tensors = peak.bytes();
+    });
+  };
+  const int64_t resident_ours = peak_of(step_ours, peak_ours);
+  const int64_t resident_theirs = peak_of(step_theirs, peak_theirs);
   std::vector<double> times_ours, times_theirs, ratios, forwards, backwards, updates;
   for (int pair = 0; pair < sizes.pairs; ++pair) {
-    times_ours.push_back(milliseconds(step_ours));
+    times_ours.push_back(milliseconds(sizes.device, step_ours));
     forwards.push_back(forward);
     backwards.push_back(backward);
     updates.push_back(update);
-    times_theirs.push_back(milliseconds(step_theirs));
+    times_theirs.push_back(milliseconds(sizes.device, step_theirs));
     ratios.push_back(times_theirs.back() / times_ours.back());
   }
   const auto row = [&](const std::string& name, const std::vector<double>& times, int64_t peak,
@@ -160,7 +181,7 @@ void compare(const Sizes& sizes, bool reduced) {
 
 int main(int argc, char** argv) {
   Sizes sizes;
-  std::string precision = "both";
+  std::string precision = "both", device = "cpu";
   CLI::App app("the class-sharded classifier against a composite that stores logits");
   app.add_option("--batch", sizes.batch, "rows")->capture_default_str();
   app.add_option("--classes", sizes.classes, "classes")->capture_default_str();
@@ -172,7 +193,19 @@ int main(int argc, char** argv) {
   app.add_option("--gemm", sizes.gemm, "auto, fp32, bf16: for bf16 embeddings")
       ->capture_default_str();
   app.add_option("--precision", precision, "fp32, bf16 or both")->capture_default_str();
+  app.add_option("--device", device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  if (device == "cuda") {
+    sizes.device = c10::Device(c10::kCUDA, 0);
+    try {
+      cuda_plugin().set_device(0);
+    } catch (const Error& error) {
+      fmt::print(stderr, "{}\n", error.what());
+      return 1;
+    }
+  }
   at::set_num_threads(sizes.threads);
   fmt::print("B = {}, C = {}, D = {}, {} threads; weights and momentum {:.2f} GB\n", sizes.batch,
              sizes.classes, sizes.dim, sizes.threads,

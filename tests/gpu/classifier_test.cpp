@@ -112,12 +112,12 @@ TEST_P(Classifier, InFp64IsTheCpus) {
   }
 }
 
-// Both devices round; s = 64 makes 64 times as much of a cosine's last digit (1.2e-7).
+// On a CPU fp32 is off by 3e-7 in the losses and 2.6e-6 in the gradients.
 TEST_P(Classifier, InFp32IsNearFp64) {
   const Problem problem = make_problem(24, 40, 32, 3);
   const Solution found = solve_on(gpu::kDevice, problem, GetParam(), torch::kFloat, torch::kFloat);
   const Solution wanted = solve_on(c10::kCPU, problem, GetParam(), torch::kDouble, torch::kDouble);
-  expect_close(found, wanted, 1e-5, 1e-4);
+  expect_close(found, wanted, 2e-6, 1e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Margins, Classifier, ::testing::ValuesIn(all_cases()),
@@ -129,6 +129,7 @@ class ClassifierOnce : public gpu::Test {};
 // last bit fell the other way.
 TEST_F(ClassifierOnce, InBf16AndFp16IsNearTheCpusBf16) {
   Problem problem = make_problem(24, 40, 32, 3);
+  problem.workspace_mb = 1;
   problem.x = (problem.x / problem.x.norm(2, 1, true) * 8).to(torch::kBFloat16).to(torch::kDouble);
   for (const char* name : {"arcface", "cosface", "softmax", "sub_centre"}) {
     SCOPED_TRACE(name);

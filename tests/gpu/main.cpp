@@ -1,8 +1,8 @@
 // main() of the GPU tests: in one process, or under mpirun with a world over all ranks.
 //
-// Exit codes: 0 at least one test passed, 1 a failure, 77 everything was skipped (ctest then says
-// so). FACETRAIN_REQUIRE_GPU=N: fewer GPUs than N are a failure of every test program. Tests that
-// want several GPUs set FACETRAIN_TEST_GPUS.
+// Exit codes: 0 at least one test passed, 1 a failure or nothing to run, 77 everything was skipped
+// (ctest then says so). FACETRAIN_REQUIRE_GPU=N: fewer GPUs than N are a failure of every test
+// program. Tests that want several GPUs set FACETRAIN_TEST_GPUS.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -57,7 +57,9 @@ class FailuresOnly : public ::testing::EmptyTestEventListener {
 };
 
 int exit_code(int failed, int passed) {
-  if (failed != 0) return 1;
+  const bool none = ::testing::UnitTest::GetInstance()->test_to_run_count() == 0;
+  if (none) std::fprintf(stderr, "no test matches the filter\n");
+  if (failed != 0 || none) return 1;
   return passed > 0 ? 0 : kSkipped;
 }
 

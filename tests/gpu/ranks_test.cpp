@@ -95,7 +95,7 @@ TEST_F(Ranks, TheFirstStepOfARunIsThatOfOneCpu) {
     gpu::train(gpu::small_config(folder, "cpu", overrides), *alone, c10::kCPU);
     const auto found = gpu::losses(folder / "gpu"), wanted = gpu::losses(folder / "cpu");
     ASSERT_EQ(found.size(), 2u);
-    EXPECT_NEAR(found[0] / wanted[0], 1, 1e-5);
+    EXPECT_NEAR(found[0] / wanted[0], 1, 5e-5);
     EXPECT_TRUE(std::isfinite(found[1]));
     std::filesystem::remove_all(folder);
   }

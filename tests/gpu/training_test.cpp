@@ -42,8 +42,8 @@ class Training : public gpu::Test {
   static inline TemporaryFolder* folder_ = nullptr;
 };
 
-// Five steps at a learning rate that amplifies rounding little; without TF32, which is on by
-// default in convolutions.
+// Five steps at a learning rate that amplifies rounding little: on a CPU fp32 and fp64 differ by
+// 3e-6 then. Without TF32, which convolutions use by default.
 TEST_F(Training, InFp32FollowsTheCpu) {
   const at::NoTF32Guard full_fp32;
   for (const std::string variant : {"plain", "sync", "sampled"}) {
@@ -61,7 +61,7 @@ TEST_F(Training, InFp32FollowsTheCpu) {
     train(variant + "_gpu", overrides, gpu::kDevice);
     const auto found = losses(variant + "_gpu"), wanted = losses(variant + "_cpu");
     ASSERT_EQ(found.size(), 5u);
-    EXPECT_NEAR(found[0] / wanted[0], 1, 1e-5);
+    EXPECT_NEAR(found[0] / wanted[0], 1, 5e-5);
     for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(found[i] / wanted[i], 1, 1e-3) << "step " << i + 1;
   }
 }
@@ -71,14 +71,14 @@ TEST_F(Training, InBf16AndFp16StaysFiniteAndNearFp32) {
   const auto wanted = losses("fp32");
   for (const std::string precision : {"bf16", "fp16"}) {
     SCOPED_TRACE(precision);
-    train(precision, {"trainer.precision=" + precision}, gpu::kDevice);
+    train(precision, {"trainer.precision=" + precision, "trainer.steps=16"}, gpu::kDevice);
     const auto found = losses(precision);
-    ASSERT_EQ(found.size(), 5u);
+    ASSERT_EQ(found.size(), 16u);
     EXPECT_NEAR(found[0] / wanted[0], 1, 0.05);
     for (const double loss : found) EXPECT_TRUE(std::isfinite(loss));
     const TrainState state = read_meta(*newest_checkpoint(run(precision))).state;
-    EXPECT_EQ(state.updates + state.skipped, 5);
-    EXPECT_GE(state.updates, 3);  // the first fp16 scale may be too large once or twice
+    EXPECT_EQ(state.updates + state.skipped, 16);
+    EXPECT_GE(state.updates, 6);  // the first fp16 scale may be too large, by 2^10 at most
     EXPECT_GE(state.loss_scale, 1);
     if (precision == "bf16") {
       EXPECT_EQ(state.skipped, 0);
@@ -132,7 +132,7 @@ TEST_F(Training, ACheckpointOfTheCpuGoesOnOnTheDevice) {
   train("stayed", {}, c10::kCPU);
   const auto found = losses("moved"), wanted = losses("stayed");
   ASSERT_EQ(found.size(), 5u);
-  EXPECT_NEAR(found[3] / wanted[3], 1, 1e-5);
+  EXPECT_NEAR(found[3] / wanted[3], 1, 5e-5);
 }
 
 class TrainingParts : public gpu::Test {};

@@ -6,7 +6,6 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
 
-#include <cstdlib>
 #include <cstring>
 
 #include "comm/nccl_comm.h"
@@ -48,11 +47,7 @@ std::string device_identity(int device) {
   return text;
 }
 
-void set_device(int device) {
-  // Asked for by trainer.deterministic; LibTorch reads it once, at the first product of matrices.
-  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
-}
+void set_device(int device) { c10::cuda::set_device(static_cast<c10::DeviceIndex>(device)); }
 
 void synchronize(int device) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));

@@ -19,8 +19,7 @@ struct CudaPlugin {
   std::string (*describe_device)(int device);
   // Tells GPUs apart, also over processes that number them differently: the UUID.
   std::string (*device_identity)(int device);
-  // Makes `device` current for the calling thread, in c10 and in the CUDA runtime. To be called
-  // before the first work on a device: it also asks cuBLAS for reproducible sums.
+  // Makes `device` current for the calling thread, in c10 and in the CUDA runtime.
   void (*set_device)(int device);
   // Waits until the device has done all that was issued.
   void (*synchronize)(int device);

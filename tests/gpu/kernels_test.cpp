@@ -298,7 +298,8 @@ TEST_F(KernelsOnce, MatmulOfTransposedViewsAndAccumulation) {
            {1, 8, 1}, {7, 513, 33}, {128, 512, 1000}})
     for (const auto type : {torch::kFloat, torch::kDouble, torch::kBFloat16}) {
       SCOPED_TRACE(fmt::format("{} x {} x {} {}", m, k, n, toString(type)));
-      const double tolerance = type == torch::kDouble ? 1e-14 : 1e-6;
+      // Tensor cores cut off what does not fit into the running sum instead of rounding it.
+      const double tolerance = type == torch::kDouble ? 1e-14 : type == torch::kFloat ? 3e-6 : 1e-5;
       const auto sums = type == torch::kDouble ? torch::kDouble : torch::kFloat;
       const Tensor a = waves(m, k).to(type), b = waves(k, n).cos().to(type);
       const Tensor wanted = a.to(torch::kDouble).mm(b.to(torch::kDouble));

@@ -1,8 +1,10 @@
-// Images per second of one training step of a network, phase by phase: forward and backward.
+// Images per second of a recognition step, phase by phase: forward, backward, reduce, update. The
+// recipe, reducer and optimizer are the program's own; reduction waits for the end of backward so
+// that it can be timed alone, and the last line shows the step with the two overlapped.
 //
 //   bench_step --model iresnet50 --size 112 --batch 32 --precision bf16 --threads 2
+//   mpirun -np 2 bench_step --batch 64 ...              the batch is that of all ranks
 //   bench/step_witness.py --against build/release/bench/bench_step ...   the ratio to eager PyTorch
-#include <ATen/autocast_mode.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -11,18 +13,24 @@
 #include <chrono>
 #include <functional>
 
-#include "core/check.h"
+#include "comm/collectives.h"
+#include "comm/grad_reducer.h"
+#include "comm/world.h"
 #include "core/deferred.h"
-#include "models/backbone.h"
+#include "core/step_context.h"
 #include "models/layers.h"
+#include "trainer/optimizer.h"
+#include "trainer/precision.h"
+#include "trainer/recipe.h"
+#include "trainer/run_options.h"
 
 namespace facetrain {
 namespace {
 
 struct Flags {
-  std::string model = "iresnet18", precision = "fp32";
+  std::string model = "iresnet18", precision = "fp32", device = "cpu";
   double width = 1;
-  int64_t size = 112, batch = 32, threads = 2, steps = 10, warm_up = 3;
+  int64_t size = 112, batch = 32, classes = 1000, threads = 2, steps = 10, warm_up = 3;
 };
 
 Flags parse(int argc, char** argv) {
@@ -31,9 +39,11 @@ Flags parse(int argc, char** argv) {
   app.add_option("--model", flags.model, "name of a network");
   app.add_option("--width", flags.width, "factor on its channels");
   app.add_option("--size", flags.size, "pixels a side");
-  app.add_option("--batch", flags.batch, "images a step");
-  app.add_option("--precision", flags.precision)->check(CLI::IsMember({"fp32", "bf16"}));
-  app.add_option("--threads", flags.threads, "threads of ATen");
+  app.add_option("--batch", flags.batch, "images a step, over all ranks");
+  app.add_option("--classes", flags.classes, "identities of the classifier");
+  app.add_option("--precision", flags.precision)->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  app.add_option("--device", flags.device, "cpu or cuda");
+  app.add_option("--threads", flags.threads, "threads of ATen, a rank");
   app.add_option("--steps", flags.steps, "steps that are timed");
   app.add_option("--warm-up", flags.warm_up, "steps before them");
   try {
@@ -44,100 +54,126 @@ Flags parse(int argc, char** argv) {
   return flags;
 }
 
-// bf16 autocast on the CPU for the lifetime of this object, as torch.autocast does it.
-class Autocast {
+// A recognition run without its data and checkpoints.
+class Bench {
  public:
-  explicit Autocast(bool on) : on_(on) {
-    if (!on_) return;
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
+  Bench(const Flags& flags, World& world)
+      : flags_(flags),
+        world_(world),
+        precision_(parse_precision(flags.precision, world.device())),
+        config_(Config::parse(
+            fmt::format("recipe: {{name: recognition}}\nmodel: {{name: {}, width: {}}}\n"
+                        "loss: {{name: cosface}}\nclassifier: {{classes: {}}}\n"
+                        "optimizer: {{name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 5e-4}}",
+                        flags.model, flags.width, flags.classes))) {
+    resolve_config(config_);
+    recipe_ = Recipes::get().create(
+        config_.section("recipe"),
+        RecipeContext{config_, world.comm(), world.device(), 1, flags.classes, flags.size,
+                      Normalization::parse(config_.section("data").section("normalize"))});
+    recipe_->to(world.device());
+    to_channels_last(*recipe_);
+    recipe_->train();
+    parameters_ = list_parameters(*recipe_, {});
+    optimizer_ = Optimizers::get().create(config_.section("optimizer"), parameters_.trained);
+    const Slice share = slice_of(flags.batch, world.comm().rank(), world.comm().size());
+    const auto on = torch::TensorOptions().device(world.device());
+    batch_.fields["image"] =
+        torch::randint(256, {share.size(), flags.size, flags.size, 3}, on.dtype(torch::kByte));
+    batch_.fields["identity"] =
+        torch::randint(flags.classes, {share.size()}, on.dtype(torch::kLong));
+    batch_.position = torch::arange(share.begin, share.end, on.dtype(torch::kLong));
+    batch_.rows = share.size();
+    batch_.global_rows = flags.batch;
   }
-  ~Autocast() {
-    if (!on_) return;
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-    at::autocast::clear_cache();
+
+  // Milliseconds of each phase, a list a phase, with reduction overlapping backward or after it.
+  std::map<std::string, std::vector<double>> measure(bool overlap) {
+    GradReducer reducer(parameters_.replicated(), world_.comm(), {16 << 20, overlap});
+    std::map<std::string, std::vector<double>> seconds;
+    for (int64_t step = 0; step < flags_.warm_up + flags_.steps; ++step) {
+      world_.comm().barrier();
+      const auto start = Clock::now();
+      auto last = start;
+      const auto phase = [&](const std::string& name) {
+        if (world_.device().is_cuda()) torch::cuda::synchronize();
+        const auto now = Clock::now();
+        if (step >= flags_.warm_up)
+          seconds[name].push_back(std::chrono::duration<double>(now - last).count());
+        last = now;
+      };
+      const Progress at{step, 1000, 100};
+      recipe_->prepare({&batch_, 1}, at);
+      reducer.zero();
+      for (auto* owner : parameters_.owners) owner->zero_grad_rows();
+      reducer.begin(true);
+      torch::Tensor loss;
+      {
+        const StepScope scope({1, step, 1000, 0, batch_.position});
+        const AutocastScope autocast(precision_, world_.device());
+        loss = recipe_->step(batch_, at).terms.front().sum;
+      }
+      phase("forward");
+      (loss * (static_cast<double>(world_.comm().size()) / static_cast<double>(flags_.batch)))
+          .backward();
+      phase("backward");
+      reducer.finish();
+      phase("reduce");
+      optimizer_->step(
+          {0.01, step + 1, [&](const torch::Tensor& p) { return reducer.reached(p); }});
+      for (const auto& module : recipe_->modules())
+        if (auto* part = dynamic_cast<Deferred*>(module.get())) part->commit();
+      phase("update");
+      last = start;
+      phase("step");
+    }
+    return seconds;
   }
 
  private:
-  bool on_;
+  using Clock = std::chrono::steady_clock;
+  Flags flags_;
+  World& world_;
+  Precision precision_;
+  Config config_;
+  std::shared_ptr<Recipe> recipe_;
+  ParameterList parameters_;
+  std::shared_ptr<Optimizer> optimizer_;
+  Batch batch_;
 };
-
-// One part of a step; parts run in order, and each is timed alone.
-struct Phase {
-  std::string name;
-  std::function<void()> run;
-  std::vector<double> seconds;
-};
-
-double seconds_of(const std::function<void()>& action) {
-  const auto start = std::chrono::steady_clock::now();
-  action();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
-
-void measure(std::vector<Phase>& phases, const Flags& flags) {
-  for (int64_t step = 0; step < flags.warm_up + flags.steps; ++step)
-    for (auto& phase : phases) {
-      const double seconds = seconds_of(phase.run);
-      if (step >= flags.warm_up) phase.seconds.push_back(seconds);
-    }
-}
-
-void print(const std::vector<Phase>& phases, const Flags& flags) {
-  const auto line = [&](const std::string& name, const std::vector<double>& seconds) {
-    fmt::print("{:<10} {:9.1f} ms {:10.1f} img/s\n", name, median(seconds) * 1e3,
-               static_cast<double>(flags.batch) / median(seconds));
-  };
-  std::vector<double> whole(phases.front().seconds.size(), 0);
-  for (const auto& phase : phases) {
-    line(phase.name, phase.seconds);
-    for (size_t i = 0; i < whole.size(); ++i) whole[i] += phase.seconds[i];
-  }
-  line("step", whole);
+  const auto middle = values.begin() + static_cast<long>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 void run(const Flags& flags) {
-  at::set_num_threads(static_cast<int>(flags.threads));
-  auto section = Config::parse(fmt::format("name: {}\nwidth: {}", flags.model, flags.width));
-  auto network = create_backbone(section, {.seed = 1, .image_size = flags.size});
-  to_channels_last(*network);
-  const auto images = torch::randn({flags.batch, 3, flags.size, flags.size})
-                          .contiguous(at::MemoryFormat::ChannelsLast);
-  torch::Tensor loss;
-  std::vector<Phase> phases;
-  phases.push_back({"forward",
-                    [&] {
-                      const Autocast autocast(flags.precision == "bf16");
-                      loss = network->forward(images).embedding.square().mean();
-                    },
-                    {}});
-  phases.push_back({"backward",
-                    [&] {
-                      for (auto& parameter : network->parameters())
-                        parameter.mutable_grad() = torch::Tensor();
-                      loss.backward();
-                      for (const auto& module : network->modules())
-                        if (auto* part = dynamic_cast<Deferred*>(module.get())) part->commit();
-                    },
-                    {}});
-  measure(phases, flags);
-  print(phases, flags);
+  const auto world =
+      World::create({.device = flags.device, .threads = static_cast<int>(flags.threads)});
+  Bench bench(flags, *world);
+  const auto apart = bench.measure(false), overlapped = bench.measure(true);
+  if (world->comm().rank() != 0) return;
+  const auto line = [&](const std::string& name, const std::vector<double>& seconds) {
+    const double middle = median(seconds);
+    fmt::print("{:<10} {:9.1f} ms {:10.1f} img/s\n", name, middle * 1e3,
+               static_cast<double>(flags.batch) / middle);
+  };
+  fmt::print("{} width {:g}, {} px, batch {}, {} classes, {}; {}\n", flags.model, flags.width,
+             flags.size, flags.batch, flags.classes, flags.precision, world->describe());
+  for (const char* name : {"forward", "backward", "reduce", "update"}) line(name, apart.at(name));
+  line("apart", apart.at("step"));
+  line("step", overlapped.at("step"));
 }
 
 }  // namespace
 }  // namespace facetrain
 
 int main(int argc, char** argv) {
+  const auto flags = facetrain::parse(argc, argv);
   try {
-    facetrain::run(facetrain::parse(argc, argv));
-  } catch (const facetrain::Error& error) {
-    fmt::print(stderr, "{}: {}\n", error.place(), error.what());
-    return 1;
+    facetrain::run(flags);
+  } catch (const std::exception& error) {
+    facetrain::fail_world(1, error.what());
   }
 }

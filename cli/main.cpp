@@ -1,6 +1,9 @@
 // facetrain: parse the command line, run one subcommand, turn an Error into one message and an exit
 // code.
+#include <c10/util/Exception.h>
+
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -25,9 +28,11 @@ namespace {
 
 int main(int argc, char** argv) {
   using namespace facetrain;
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file size is an error of the write, not the end
   // Known before MPI runs, so that an early error names its rank.
-  if (const char* rank = std::getenv("OMPI_COMM_WORLD_RANK"))
-    set_log_rank(std::atoi(rank), std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE")));
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
+  if (rank != nullptr && size != nullptr) set_log_rank(std::atoi(rank), std::atoi(size));
   CLI::App app{"facetrain: distributed training of face models"};
   app.set_version_flag("--version", FACETRAIN_VERSION);
   app.require_subcommand(1);
@@ -51,6 +56,8 @@ int main(int argc, char** argv) {
     return code.value;
   } catch (const Error& error) {
     fail(fmt::format("{}: {}", error.place(), error.what()));
+  } catch (const c10::Error& error) {
+    fail(error.what_without_backtrace());
   } catch (const std::exception& error) {
     fail(error.what());
   }

@@ -51,13 +51,20 @@ Config read_config(const TrainArguments& arguments) {
     throw CLI::ValidationError(
         "train",
         fmt::format("--resume takes the configuration of the run; '{}' is one too many", file));
+  for (const auto& word : overrides)
+    if (word.starts_with("run="))
+      throw CLI::ValidationError(
+          "train", fmt::format("--resume continues in the folder of the run, '{}'; '{}' asks for "
+                               "another: leave it out, or copy the folder and resume the copy",
+                               arguments.resume, word));
   Config config = run_config(arguments.resume);
-  overrides.push_back("run=" + arguments.resume);  // the folder may have moved since
   config.override_with(overrides);
+  config.set("run", arguments.resume);  // the folder may have moved since
   return config;
 }
 
 void train(const TrainArguments& arguments) {
+  install_signal_handlers();  // first: a signal during the start waits for the first step
   Config config = read_config(arguments);
   resolve_config(config);
   if (arguments.print_config) {
@@ -66,7 +73,6 @@ void train(const TrainArguments& arguments) {
   }
   const auto options = config.as<RunOptions>();
   const auto world = World::create({options.device, static_cast<int>(options.trainer.threads)});
-  install_signal_handlers();
   const RunEnd end = run_training({config, !arguments.resume.empty(), arguments.verbose},
                                   {world->comm(), world->device(), world->describe()});
   if (end == RunEnd::kCheckpointedOnSignal) throw ExitCode{kCheckpointedOnSignal};

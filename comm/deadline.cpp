@@ -11,8 +11,9 @@ namespace {
 constexpr std::chrono::milliseconds kDefault = std::chrono::minutes(30);
 constexpr std::chrono::milliseconds kAfterSignal = std::chrono::seconds(5);
 
-// Nanoseconds of the steady clock; 0: not shortened. A lock-free atomic may be written by a signal
-// handler.
+// Nanoseconds of the steady clock; 0: not shortened; kWhole: never again. A lock-free atomic may be
+// written by a signal handler.
+constexpr int64_t kWhole = -1;
 std::atomic<int64_t> shortened_at{0};
 static_assert(std::atomic<int64_t>::is_always_lock_free);
 
@@ -33,9 +34,11 @@ void shorten_all_deadlines() noexcept {
   shortened_at.compare_exchange_strong(expected, Clock::now().time_since_epoch().count());
 }
 
+void restore_all_deadlines() noexcept { shortened_at = kWhole; }
+
 std::optional<Clock::time_point> deadlines_shortened_at() {
   const int64_t at = shortened_at.load();
-  if (at == 0) return std::nullopt;
+  if (at == 0 || at == kWhole) return std::nullopt;
   return Clock::time_point(Clock::duration(at));
 }
 

@@ -19,7 +19,10 @@ std::chrono::milliseconds default_deadline();
 
 // Every wait of the process from now on lasts at most 5 s. Async-signal-safe.
 void shorten_all_deadlines() noexcept;
-// When that happened; nothing when it did not.
+// The other way, for good: all ranks have met after the signal, and what they do now together (the
+// last checkpoint) may take its time. Later signals shorten nothing.
+void restore_all_deadlines() noexcept;
+// When they were shortened; nothing when they are not.
 std::optional<Clock::time_point> deadlines_shortened_at();
 
 // Whether a wait that began at `start` and may last `limit` is over.

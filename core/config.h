@@ -67,6 +67,8 @@ struct Duration {
   bool epochs = false;
   // Steps, given the (fractional) steps of one epoch.
   int64_t steps(double steps_per_epoch) const;
+  // As a period: whether `step` >= 1 is the first at or after a whole multiple of it. 0: never.
+  bool due(int64_t step, double steps_per_epoch) const;
   std::string text() const;
 };
 
@@ -120,28 +122,11 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
 void check_range(const ConfigNode& node, double value, Range range);
 void check_choice(const ConfigNode& node, const std::string& value, const Choices& choices);
 [[noreturn]] void unknown_keys(const ConfigNode& node, const std::vector<std::string>& known);
-template <class T>
-std::string type_name() {
-  if constexpr (std::is_same_v<T, bool>)
-    return "true|false";
-  else if constexpr (std::is_integral_v<T>)
-    return "integer";
-  else if constexpr (std::is_floating_point_v<T>)
-    return "number";
-  else if constexpr (std::is_same_v<T, std::string>)
-    return "text";
-  else if constexpr (std::is_same_v<T, Duration>)
-    return "steps or 'N epochs'";
-  else if constexpr (std::is_same_v<T, Scheduled>)
-    return "number or schedule";
-  else
-    return "section or list";
-}
 }  // namespace config_detail
 
 // One declared field, for `facetrain list` and --help.
 struct FieldInfo {
-  std::string name, type, fallback, allowed, meaning;
+  std::string name, fallback, allowed, meaning;
 };
 
 // A section of the tree. Copies share the tree; reading a section writes the resolved values back
@@ -152,12 +137,14 @@ class Config {
   explicit Config(ConfigNodePtr node) : node_(std::move(node)) {}
 
   // Reads a file with its `base:` files and applies overrides `a.b.c=value` (value is YAML).
-  // Overriding `x.name` with another name drops the other keys of x that come from files. Throws
-  // with file and line.
+  // Overriding `x.name` drops the other keys of x that come from files; a file that names x anew
+  // drops those of its `base:`. Throws with file and line.
   static Config load(const std::filesystem::path& file,
                      std::span<const std::string> overrides = {});
   static Config parse(const std::string& yaml, const std::string& file = "<text>");
   void override_with(std::span<const std::string> overrides);
+  // Sets a key of this section to a text as it is: nothing in it (a '#', a ':') is read as YAML.
+  void set(const std::string& key, const std::string& text);
 
   bool empty() const;
   bool has(std::string_view key) const;
@@ -311,7 +298,7 @@ void FieldLister::add(const char* name, T& value, std::string allowed, const cha
   std::string fallback;
   if constexpr (!std::is_same_v<T, Config> && !config_detail::HasFields<T>)
     fallback = config_detail::to_text(*config_detail::write(value));
-  fields.push_back({name, config_detail::type_name<T>(), fallback, std::move(allowed), meaning});
+  fields.push_back({name, fallback, std::move(allowed), meaning});
 }
 
 }  // namespace facetrain

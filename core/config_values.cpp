@@ -87,6 +87,16 @@ int64_t Duration::steps(double steps_per_epoch) const {
   return epochs ? std::llround(value * steps_per_epoch) : std::llround(value);
 }
 
+bool Duration::due(int64_t step, double steps_per_epoch) const {
+  const double period = epochs ? value * steps_per_epoch : value;
+  if (period <= 0) return false;
+  // The hair makes up for a quotient just below its whole number.
+  const auto periods = [&](int64_t s) {
+    return std::floor(static_cast<double>(s) / period + 1e-9);
+  };
+  return periods(step) > periods(step - 1);
+}
+
 std::string Duration::text() const {
   return epochs ? fmt::format("{} epochs", value) : fmt::format("{}", std::llround(value));
 }

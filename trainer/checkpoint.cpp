@@ -34,6 +34,11 @@ void check_names(const fs::path& file, const std::set<std::string>& found,
                : fmt::format("{}{}", names.front(),
                              names.size() > 1 ? fmt::format(" and {} more", names.size() - 1) : "");
   };
+  const auto is_average = [](const std::string& name) { return name.starts_with("ema."); };
+  FT_CHECK(missing.empty() || !extra.empty() || !std::ranges::all_of(missing, is_average),
+           "{}: this run averages its weights (trainer.ema), but its checkpoint holds no averages; "
+           "resume with trainer.ema=0, or start a new run with trainer.ema and model.init",
+           file.string());
   FT_FAIL(
       "{}: this checkpoint is of another network, loss or optimizer: it lacks {} and has {} beyond "
       "this run's; "
@@ -153,8 +158,9 @@ CheckpointMeta read_meta(const fs::path& checkpoint) {
     config << yaml["config"];
     meta.config = std::string(config.c_str()) + "\n";
   } catch (const YAML::Exception& error) {
-    FT_FAIL("{}:{}: damaged: {}; use an older checkpoint of the run", file.string(),
-            error.mark.line + 1, error.msg);
+    FT_FAIL(
+        "{}:{}: damaged: {}; remove this folder, and the run resumes from the checkpoint before it",
+        file.string(), error.mark.line + 1, error.msg);
   }
   return meta;
 }

@@ -1,8 +1,12 @@
 #include "trainer/checkpointer.h"
 
 #include <ATen/ATen.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 
 #include "comm/world.h"
@@ -68,10 +72,35 @@ void check_shared(const fs::path& run, Communicator& comm) {
   if (comm.rank() == 0) fs::remove(mark);
 }
 
+// One job at a time writes into a run folder. The kernel drops the lock with the process; the one
+// of a killed job may take a moment to go. -1 where the file system knows no locks.
+int lock_folder(const fs::path& run) {
+  const std::string file = run / ".lock";
+  const int lock = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  FT_CHECK(lock >= 0, "{}: cannot write: {}; check the folder's permissions and space", file,
+           std::strerror(errno));
+  for (int tries = 50; flock(lock, LOCK_EX | LOCK_NB) != 0; --tries) {
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      log_warn("{}: this file system has no locks ({}); see that no other job trains in this run",
+               file, std::strerror(errno));
+      break;
+    }
+    if (tries > 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      continue;
+    }
+    close(lock);
+    FT_FAIL("run folder {}: another job trains in it; end that one first, or choose another `run`",
+            run.string());
+  }
+  return lock;
+}
+
 }  // namespace
 
 Checkpointer::Checkpointer(fs::path run, const CheckpointOptions& options, Communicator& comm)
     : run_(std::move(run)), options_(options), comm_(comm) {
+  if (comm_.rank() == 0) lock_ = lock_folder(run_);
   check_shared(run_, comm_);
   if (comm_.rank() == 0)
     for (const auto& item : fs::directory_iterator(run_))
@@ -81,6 +110,7 @@ Checkpointer::Checkpointer(fs::path run, const CheckpointOptions& options, Commu
 
 Checkpointer::~Checkpointer() {
   if (writer_.joinable()) writer_.join();
+  if (lock_ >= 0) close(lock_);
 }
 
 void Checkpointer::save(const CheckpointMeta& meta, const CheckpointTensors& tensors, bool best) {
@@ -124,32 +154,37 @@ void Checkpointer::write(const fs::path& folder, const CheckpointMeta& meta,
   write_meta(folder, meta);
 }
 
-void Checkpointer::conclude(double written, double failed) {
-  if (part_ == Part::kIdle || written + failed < comm_.size()) return;
+bool Checkpointer::conclude(double written, double failed) {
+  if (part_ == Part::kIdle || written + failed < comm_.size()) return true;
   if (writer_.joinable()) writer_.join();
   if (part_ == Part::kFailed)
     log_warn("checkpoint {} not written: {}; training goes on, the previous checkpoint stays",
              name_, problem_);
   part_ = Part::kIdle;
-  if (comm_.rank() != 0) return;
-  try {
-    if (failed > 0)
-      fs::remove_all(run_ / (name_ + ".tmp"));
-    else
+  if (comm_.rank() != 0) return failed == 0;
+  if (failed == 0) {
+    try {
       complete();
-  } catch (const std::exception& error) {
-    log_warn("checkpoint {}: {}; training goes on", name_, error.what());
+      return true;
+    } catch (const std::exception& error) {
+      log_warn("checkpoint {} not completed: {}; the previous checkpoint stays", name_,
+               error.what());
+    }
   }
+  std::error_code ignored;
+  fs::remove_all(run_ / (name_ + ".tmp"), ignored);
+  return false;
 }
 
 bool Checkpointer::finish() {
   if (writer_.joinable()) writer_.join();
   const auto sums = at::tensor({written(), failed()}, at::kDouble);
   comm_.all_reduce(sums, ReduceOp::kSum).wait();
-  const double written_parts = sums[0].item<double>(), failed_parts = sums[1].item<double>();
-  conclude(written_parts, failed_parts);
-  comm_.barrier();  // what rank 0 renamed is there for everybody
-  return failed_parts == 0;
+  const bool good = conclude(sums[0].item<double>(), sums[1].item<double>());
+  // Also the barrier after which what rank 0 renamed is there for everybody.
+  const auto bad = at::full({1}, good ? 0 : 1, at::kLong);
+  comm_.all_reduce(bad, ReduceOp::kSum).wait();
+  return bad.item<int64_t>() == 0;
 }
 
 void Checkpointer::complete() {

@@ -32,8 +32,8 @@ struct CheckpointOptions {
 
 class Checkpointer {
  public:
-  // Removes what an interrupted run left unfinished. **Collective**: the run folder must be seen by
-  // all ranks (checked).
+  // Takes the run folder for this job (one job at a time) and removes what an interrupted run left
+  // unfinished. **Collective**: the run folder must be seen by all ranks (checked).
   Checkpointer(std::filesystem::path run, const CheckpointOptions& options, Communicator& comm);
   ~Checkpointer();  // waits for the writer
 
@@ -46,8 +46,8 @@ class Checkpointer {
   double written() const { return part_ == Part::kWritten ? 1 : 0; }
   double failed() const { return part_ == Part::kFailed ? 1 : 0; }
   // With the verdict's sums, the same on every rank: completes or gives up the save in flight when
-  // all ranks are done with it.
-  void conclude(double written, double failed);
+  // all ranks are done with it. False when this rank knows that it failed.
+  bool conclude(double written, double failed);
   // **Collective.** Waits for the save in flight and concludes it. Returns false when it failed.
   bool finish();
 
@@ -63,6 +63,7 @@ class Checkpointer {
   Communicator& comm_;
   std::atomic<Part> part_{Part::kIdle};
   std::thread writer_;
+  int lock_ = -1;     // of the run folder, rank 0
   std::string name_;  // of the save in flight
   bool best_ = false;
   std::string problem_;  // of the writer; read after it ended

@@ -13,7 +13,7 @@ Ema::Ema(double decay, const std::vector<std::pair<std::string, torch::Tensor>>&
 }
 
 void Ema::update(int64_t updates) {
-  if (!enabled()) return;
+  if (averages_.empty()) return;  // off, or nothing replicated is trained
   const torch::NoGradGuard no_grad;
   const auto n = static_cast<double>(updates);
   const double decay = std::min(decay_, (1 + n) / (10 + n));

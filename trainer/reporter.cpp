@@ -65,8 +65,9 @@ Reporter::Reporter(const std::filesystem::path& run, int rank, int64_t resumed_s
   FT_CHECK(file_, "{}: cannot write; check the folder's permissions and space", path_.string());
 }
 
-void Reporter::restart_clock(int64_t samples) {
+void Reporter::restart_clock(int64_t step, int64_t samples) {
   since_ = Clock::now();
+  step_since_ = step;
   samples_since_ = samples;
 }
 
@@ -107,8 +108,7 @@ void Reporter::log(Line line, int64_t total_steps) {
     log_progress(text);
   else
     log_line(text);
-  step_since_ = line.step;
-  restart_clock(line.samples);
+  restart_clock(line.step, line.samples);
 }
 
 void Reporter::evaluation(int64_t step, const std::map<std::string, double>& figures,

@@ -22,16 +22,15 @@ class Reporter {
     int64_t step = 0;  // steps done
     double epoch = 0, lr = 0, gradient_norm = 0, loss_scale = 1;
     int64_t samples = 0, skipped_steps = 0, skipped_samples = 0;
-    double data_wait = 0;                 // share of the time spent waiting for data
+    double data_wait = 0;                 // seconds that rank 0 waited since the last line
     std::map<std::string, double> means;  // "loss" among them
   };
   // A logged step. Adds samples_per_second since the last line, ETA and memory.
   void log(Line line, int64_t total_steps);
   // Figures of an evaluation: {"step": .., "eval": {name: value}}.
   void evaluation(int64_t step, const std::map<std::string, double>& figures, double seconds);
-  // Time that is not training (evaluation, a save that had to wait) does not count in
-  // samples_per_second.
-  void restart_clock(int64_t samples);
+  // Time that is not training (an evaluation) does not count in samples_per_second and ETA.
+  void restart_clock(int64_t step, int64_t samples);
 
  private:
   void append(const std::string& line);

@@ -1,6 +1,8 @@
 #include "trainer/run.h"
 
+#include <algorithm>
 #include <fstream>
+#include <optional>
 
 #include "comm/world.h"
 #include "core/durable_file.h"
@@ -25,6 +27,8 @@ void make_run_folder(const RunOptions& options, const std::string& config, Commu
                "run folder {} already exists; resume it (facetrain train --resume {}), or choose "
                "another `run`",
                run.string(), run.string());
+      FT_CHECK(!fs::exists(run) || fs::is_directory(run),
+               "run folder {} is a file; choose another `run`", run.string());
       fs::create_directories(run);
       write_file_durably(run / "config.yaml", config);
     } catch (const std::exception& error) {
@@ -117,8 +121,8 @@ LoopOptions loop_options(const RunOptions& options, int64_t epoch_size,
   loop.total_steps = options.trainer.steps >= 0
                          ? options.trainer.steps
                          : Duration{options.trainer.epochs, true}.steps(loop.steps_per_epoch);
-  loop.checkpoint_every = options.checkpoint.every.steps(loop.steps_per_epoch);
-  loop.evaluate_every = options.eval.every.steps(loop.steps_per_epoch);
+  loop.checkpoint_every = options.checkpoint.every;
+  loop.evaluate_every = options.eval.every;
   loop.log_every = options.log.every;
   loop.seed = options.seed;
   loop.batch_size = options.data.batch_size;
@@ -128,13 +132,40 @@ LoopOptions loop_options(const RunOptions& options, int64_t epoch_size,
   return loop;
 }
 
+// Rank 0's choice: on network file systems the others may see an older list of the folder.
+// **Collective.**
+std::optional<fs::path> common_newest_checkpoint(const fs::path& run, Communicator& comm) {
+  const auto step = at::full({1}, -1, at::kLong);
+  if (comm.rank() == 0)
+    if (const auto newest = newest_checkpoint(run)) step[0] = read_meta(*newest).state.step;
+  comm.broadcast(step, 0).wait();
+  if (step.item<int64_t>() < 0) return std::nullopt;
+  return run / checkpoint_name(step.item<int64_t>());
+}
+
+// What a resumed run may not change: the order of the data and the epochs count steps of one size.
+void check_resumable(const RunOptions& before, const RunOptions& now) {
+  FT_CHECK(before.data.batch_size == now.data.batch_size,
+           "data.batch_size: this run has {}, the resume asks for {}, and its data order and "
+           "schedule count steps of {} images; resume without it, or start a new run from these "
+           "weights with model.init={}",
+           before.data.batch_size, now.data.batch_size, before.data.batch_size, now.run);
+}
+
 // Fills the live tensors and the state from the newest checkpoint, if there is one yet. Only when
 // it fits on every rank does the run folder take the new configuration.
 void restore(const RunOptions& options, const std::string& resolved,
              const CheckpointTensors& tensors, Communicator& comm, TrainState& state) {
-  const auto newest = newest_checkpoint(options.run);
-  if (newest) {
-    state = read_meta(*newest).state;
+  if (const auto newest = common_newest_checkpoint(options.run, comm)) {
+    const CheckpointMeta meta = read_meta(*newest);
+    const auto before = Config::parse(meta.config, newest->string()).as<RunOptions>();
+    check_resumable(before, options);
+    const TrainState fresh = state;
+    state = meta.state;
+    if (before.trainer.precision != options.trainer.precision) {  // a scale of its own
+      state.loss_scale = fresh.loss_scale;
+      state.scale_streak = 0;
+    }
     read_checkpoint(*newest, tensors);
     log_info("resumed from {} (step {})", newest->string(), state.step);
   } else {
@@ -142,6 +173,23 @@ void restore(const RunOptions& options, const std::string& resolved,
   }
   comm.barrier();
   if (comm.rank() == 0) write_file_durably(fs::path(options.run) / "config.yaml", resolved);
+}
+
+// What can be known of it before the first evaluation.
+void check_keep_best(const RunOptions& options, const std::vector<EvaluationSet>& sets) {
+  const std::string& figure = options.checkpoint.keep_best;
+  if (figure.empty()) return;
+  FT_CHECK(!sets.empty(),
+           "checkpoint.keep_best is '{}', but nothing is evaluated during this run: name a set in "
+           "eval.sets and set eval.every",
+           figure);
+  std::vector<std::string> names;
+  for (const auto& set : sets) names.push_back(set.name);
+  FT_CHECK(
+      std::ranges::any_of(names, [&](const auto& name) { return figure.starts_with(name + "."); }),
+      "checkpoint.keep_best: '{}' is a figure of none of eval.sets ({}); wanted SET.FIGURE, "
+      "as in {}.accuracy",
+      figure, fmt::join(names, ", "), names.front());
 }
 
 void print_end(RunEnd end, const fs::path& run, const TrainState& state) {
@@ -187,7 +235,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
                               comm,
                               device,
                               options.seed,
-                              count_identities(data),
+                              count_identities(data, comm),
                               options.data.size,
                               Normalization::parse(data.section("normalize"))};
   const auto recipe = Recipes::get().create(config.section("recipe"), context);
@@ -201,7 +249,13 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   const auto optimizer = Optimizers::get().create(config.section("optimizer"), parameters.trained);
   const auto schedule = Schedules::get().create(config.section("schedule"));
   const LoopOptions loop = loop_options(options, stream.sampler->epoch_size(), resolved);
-  const auto sets = open_evaluation_sets(config.section("eval").section("sets"), images);
+  std::vector<EvaluationSet> sets;  // paths that a run does not use are not opened
+  if (options.eval.every.value > 0)
+    sets = open_evaluation_sets(config.section("eval").section("sets"), images);
+  check_keep_best(options, sets);
+  FT_CHECK(!parameters.trained.empty(),
+           "trainer.freeze: nothing is left to train; take a pattern out of [{}]",
+           fmt::join(options.trainer.freeze, ", "));
 
   if (!request.resume) make_run_folder(options, resolved, comm);
   print_banner(options, config, stream, *recipe, parameters, place.description, loop.total_steps);

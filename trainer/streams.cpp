@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "comm/world.h"
+#include "core/random.h"
 #include "eval/pair_set.h"
 #include "trainer/run_options.h"
 
@@ -60,16 +62,51 @@ struct EvalSetOptions {
 
 }  // namespace
 
+void resolve_training_sets(const Config& section) {
+  for (const auto& item : section.node().list)
+    if (item->kind != ConfigNode::Kind::kScalar) Config(item).as<SetOptions>();
+}
+
+void resolve_evaluation_sets(const Config& section) {
+  const auto kind = section.node().kind;
+  FT_CHECK(kind == ConfigNode::Kind::kList || kind == ConfigNode::Kind::kNull,
+           "{}: wanted a list: [{{path: .., pairs: ..}}]", section.place());
+  for (const auto& item : section.node().list) Config(item).as<EvalSetOptions>();
+}
+
 int64_t count_identities(const std::vector<std::shared_ptr<const Source>>& sets) {
   int64_t identities = 0;
   for (const auto& set : sets) identities += set->identities();
   return identities;
 }
 
-int64_t count_identities(const Config& data) {
+namespace {
+
+// A line a set: other files under the same path on another host must not train along.
+std::string fingerprint(const std::vector<std::shared_ptr<const Source>>& sets, bool decodable) {
+  std::string lines;
+  for (const auto& set : sets) {
+    uint64_t labels = 0, pixels = 0;
+    for (int64_t i = 0; i < set->size(); ++i) labels = random_key(labels, set->identity(i));
+    if (decodable && set->size() > 0) {
+      const at::Tensor image = set->read(0).fields.at("image").contiguous();
+      for (int64_t i = 0; i < image.numel(); ++i)
+        pixels = random_key(pixels, image.const_data_ptr<uint8_t>()[i]);
+    }
+    lines += fmt::format("{} images of {} identities, labels {:x}, first image {:x}\n", set->size(),
+                         set->identities(), labels, pixels);
+  }
+  return lines;
+}
+
+}  // namespace
+
+int64_t count_identities(const Config& data, Communicator& comm) {
   const auto options = data.as<DataOptions>();
-  return count_identities(
-      open_sets(parse_sets(data.section("train")), ImageOptions{0, options.fit, {}}));
+  const auto sets = open_sets(parse_sets(data.section("train")),
+                              ImageOptions{0, options.fit, std::vector<std::string>{}});
+  check_same_on_all_ranks(comm, "the training data", fingerprint(sets, options.corrupt == "error"));
+  return count_identities(sets);
 }
 
 Stream open_stream(const Config& section, const ImageOptions& images, uint64_t seed,
@@ -127,6 +164,8 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
     FT_CHECK(fs::exists(options.pairs), "{}: there is no pair list '{}'", place, options.pairs);
     const std::string name =
         options.name.empty() ? fs::path(options.path).filename().string() : options.name;
+    FT_CHECK(std::none_of(sets.begin(), sets.end(), [&](const auto& s) { return s.name == name; }),
+             "{}: a second evaluation set of the name '{}'; give it another `name`", place, name);
     PairSet set = open_pair_set(options.path, options.pairs, images);
     sets.push_back({name, std::move(set.source), std::move(set.pairs), options.flip});
   }

@@ -21,8 +21,13 @@ struct Stream {
   std::unique_ptr<Loader> loader;
 };
 
-// Of the joined sets of `data.train`, before the size of images is known.
-int64_t count_identities(const Config& data);
+// Checks the items of `data.train` and of `eval.sets` and fills in their defaults; opens nothing.
+void resolve_training_sets(const Config& section);
+void resolve_evaluation_sets(const Config& section);
+
+// Of the joined sets of `data.train`, before the size of images is known. **Collective**: throws
+// when ranks see other data (counts, labels, first image of each set).
+int64_t count_identities(const Config& data, Communicator& comm);
 int64_t count_identities(const std::vector<std::shared_ptr<const Source>>& sets);
 
 // `section`: `data`, or one of `data.streams`. Throws for no data, a batch larger than the set, and

@@ -1,7 +1,9 @@
 #include "trainer/trainer.h"
 
 #include <cmath>
+#include <ranges>
 
+#include "comm/deadline.h"
 #include "comm/world.h"
 #include "core/log.h"
 #include "core/step_context.h"
@@ -63,7 +65,7 @@ Trainer::Trainer(TrainerParts parts, LoopOptions options)
 RunEnd Trainer::run(TrainState& state) {
   state_ = &state;
   parts_.feed.seek(state.step);
-  parts_.reporter.restart_clock(state.samples);
+  parts_.reporter.restart_clock(state.step, state.samples);
   if (state.step == 0 && options_.total_steps == 0) save(false);
   while (state.step < options_.total_steps) {
     const Progress at = progress();
@@ -79,9 +81,11 @@ RunEnd Trainer::run(TrainState& state) {
     ++state.step;
     state.samples += options_.batch_size;
     const bool last = state.step == options_.total_steps;
+    if (verdict.signal) restore_all_deadlines();  // all ranks are here: the save may take its time
     bool is_best = false;
-    if (due(options_.log_every) || (last && options_.log_every > 0)) log(verdict, at);
-    if (due(options_.evaluate_every) || (last && options_.evaluate_every > 0)) evaluate(is_best);
+    if (options_.log_every > 0 && (last || state.step % options_.log_every == 0)) log(verdict, at);
+    if (due(options_.evaluate_every) || (last && options_.evaluate_every.value > 0))
+      evaluate(is_best);
     if (due(options_.checkpoint_every) || last || is_best || verdict.signal) save(is_best);
     if (verdict.signal && !last) {
       FT_CHECK(parts_.checkpointer.finish(),
@@ -187,7 +191,10 @@ Trainer::Verdict Trainer::judge() {
       std::isfinite(replicated_square) && std::isfinite(sharded_square) && std::isfinite(loss);
   const auto sums = at::tensor(
       {finite ? 0.0 : 1.0, finite ? sharded_square : 0.0, checkpoint_requested() ? 1.0 : 0.0,
-       parts_.checkpointer.written(), parts_.checkpointer.failed()},
+       parts_.checkpointer.written(), parts_.checkpointer.failed(),
+       // Of rank 0 alone: equal gradients may sum to other last bits on other CPUs, and the clip
+       // factor must not.
+       finite && parts_.comm.rank() == 0 ? replicated_square : 0.0},
       at::kDouble);
   parts_.comm.all_reduce(sums, ReduceOp::kSum).wait();
   const double* value = sums.const_data_ptr<double>();
@@ -203,7 +210,7 @@ Trainer::Verdict Trainer::judge() {
   }
   Verdict verdict;
   verdict.finite = value[0] == 0;
-  const double square = replicated_square + (options_.trainer.clip_scope == "all" ? value[1] : 0);
+  const double square = value[5] + (options_.trainer.clip_scope == "all" ? value[1] : 0);
   verdict.norm = std::sqrt(square) / state_->loss_scale;
   verdict.signal = value[2] > 0;
   verdict.parts_written = value[3];
@@ -287,18 +294,16 @@ void Trainer::evaluate(bool& is_best) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (!options_.keep_best.empty()) {
     const auto found = figures.find(options_.keep_best);
-    std::vector<std::string> names;
-    for (const auto& [name, value] : figures) names.push_back(name);
-    FT_CHECK(found != figures.end(),
-             "checkpoint.keep_best: no figure is called '{}'; this run has {}", options_.keep_best,
-             fmt::join(names, ", "));
-    is_best = !state_->has_best || found->second > state_->best;
+    if (found == figures.end())
+      log_warn("checkpoint.keep_best: no figure is called '{}', so none is kept; this run has {}",
+               options_.keep_best, fmt::join(std::views::keys(figures), ", "));
+    is_best = found != figures.end() && (!state_->has_best || found->second > state_->best);
     if (is_best) {
       state_->best = found->second;
       state_->has_best = true;
     }
   }
-  parts_.reporter.restart_clock(state_->samples);
+  parts_.reporter.restart_clock(state_->step, state_->samples);
 }
 
 void Trainer::save(bool best) {

@@ -41,11 +41,12 @@ struct TrainerParts {
   std::vector<EvaluationSet> evaluation_sets;
 };
 
-// What the loop needs to know of the configuration, durations already in steps (0: off).
+// What the loop needs to know of the configuration, most durations already in steps.
 struct LoopOptions {
   int64_t total_steps = 0;
   double steps_per_epoch = 1;
-  int64_t checkpoint_every = 0, evaluate_every = 0, log_every = 0;
+  Duration checkpoint_every, evaluate_every;  // 0: only the last step; never
+  int64_t log_every = 0;
   uint64_t seed = 0;
   int64_t batch_size = 0;
   TrainerOptions trainer;
@@ -84,7 +85,9 @@ class Trainer {
   void evaluate(bool& is_best);
   void save(bool best);
   Progress progress() const;
-  bool due(int64_t every) const { return every > 0 && state_->step % every == 0; }
+  bool due(const Duration& every) const {
+    return every.due(state_->step, options_.steps_per_epoch);
+  }
 
   TrainerParts parts_;
   LoopOptions options_;

@@ -43,8 +43,8 @@ def test_the_same_at_1_2_and_4_ranks_and_after_a_resume_at_3(tmp_path, config):
         assert difference(reference, tensors(newest_checkpoint(tmp_path / name))) < 1e-6, name
 
 
-def start(args, ranks, log):
-    return subprocess.Popen(command(args, ranks), env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+def start(args, ranks, log, env=None):
+    return subprocess.Popen(command(args, ranks), env=environment(env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for_step(folder, step, process, deadline=60):
@@ -73,6 +73,59 @@ def test_sigusr1_checkpoints_and_the_resume_is_bit_for_bit(tmp_path, config):
     run(["train", "--resume", tmp_path / "cut"], 2)
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     assert difference(tensors(newest_checkpoint(tmp_path / "whole")), tensors(newest_checkpoint(tmp_path / "cut"))) == 0
+
+
+def test_a_signal_during_the_start_waits_for_the_first_step(tmp_path, config):
+    with open(tmp_path / "log", "w") as log:
+        process = start(["train", config, f"run={tmp_path}/early", "trainer.steps=100000"], 2, log)
+        until = time.monotonic() + 30
+        ranks = []
+        while len(ranks) < 2 and time.monotonic() < until:  # as soon as both have loaded the program
+            pids = subprocess.run(["pgrep", "-f", f"^[^ ]*facetrain train .*{tmp_path}/early"], capture_output=True, text=True)
+            ranks = [pid for pid in pids.stdout.split() if handles_usr1(pid)]
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 85, (tmp_path / "log").read_text()
+    assert newest_checkpoint(tmp_path / "early") is not None
+
+
+def handles_usr1(pid):
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            caught = next(line for line in status if line.startswith("SigCgt"))
+    except (OSError, StopIteration):
+        return False
+    return int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1 == 1
+
+
+SLOW_FSYNC = """
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fsync(int file) {  // from the fourth call on, rank 0's disk takes its time
+  static int calls;
+  const char* rank = getenv("OMPI_COMM_WORLD_RANK");
+  if (rank && rank[0] == '0' && ++calls > 3) sleep(3);
+  return syscall(SYS_fsync, file);
+}
+"""
+
+
+def test_sigterm_to_the_ranks_waits_for_a_slow_writer(tmp_path, config):
+    """SIGTERM shortens deadlines to 5 s, but not those of the checkpoint that it asks for."""
+    (tmp_path / "slow.c").write_text(SLOW_FSYNC)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "slow.so", tmp_path / "slow.c"], check=True)
+    with open(tmp_path / "log", "w") as log:
+        process = start(["train", config, f"run={tmp_path}/slow", "trainer.steps=100000"], 2, log,
+                        {"LD_PRELOAD": str(tmp_path / "slow.so")})
+        wait_for_step(tmp_path / "slow", 3, process)
+        pids = subprocess.run(["pgrep", "-f", f"^[^ ]*facetrain train .*{tmp_path}/slow"], capture_output=True, text=True)
+        began = time.monotonic()
+        for pid in pids.stdout.split():
+            os.kill(int(pid), signal.SIGTERM)
+        assert process.wait(90) == 85, (tmp_path / "log").read_text()
+        assert time.monotonic() - began > 6, "the disk was to be slow"
+    assert (newest_checkpoint(tmp_path / "slow") / "meta.yaml").exists()
+    assert not list((tmp_path / "slow").glob("*.tmp"))
 
 
 def test_sigkill_at_any_moment_leaves_a_loadable_checkpoint(tmp_path, config):

@@ -79,6 +79,22 @@ TEST(Deadline, ComesFromTheEnvironment) {
   unsetenv("FACETRAIN_DEADLINE_SECONDS");
 }
 
+// In a child process: what a signal does to the deadlines is for good.
+TEST(Deadline, ASignalShortensUntilAllRanksHaveMet) {
+  EXPECT_EXIT(
+      {
+        const auto start = Clock::now() - std::chrono::seconds(60);
+        shorten_all_deadlines();
+        if (!deadlines_shortened_at()) std::exit(1);
+        restore_all_deadlines();
+        shorten_all_deadlines();  // a rank that hears the signal late
+        if (deadlines_shortened_at()) std::exit(2);
+        if (deadline_passed(start, std::chrono::minutes(2))) std::exit(3);
+        std::exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 TEST(Deadline, PassesAfterItsTime) {
   const auto now = Clock::now();
   EXPECT_FALSE(deadline_passed(now, std::chrono::hours(1)));

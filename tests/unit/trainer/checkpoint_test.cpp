@@ -191,6 +191,43 @@ TEST(Checkpoint, AFailedWriteLeavesThePreviousOneWhole) {
   EXPECT_EQ(newest_checkpoint(folder.path())->filename(), "step_000000003");
 }
 
+TEST(Checkpoint, OneThatCannotTakeItsNameHasFailedOnAllRanks) {
+  const TemporaryFolder folder;
+  save_at(folder.path(), 2, 1, 0);
+  fs::create_directories(folder.path() / "step_000000002" / "in the way");
+  run_thread_ranks(2, [&](Communicator& comm) {
+    Checkpointer checkpointer(folder.path(), {}, comm);
+    checkpointer.save(make_meta(2), make_tensors(comm.rank(), 2, 0), false);
+    EXPECT_FALSE(checkpointer.finish());
+  });
+  EXPECT_EQ(newest_checkpoint(folder.path())->filename(), "step_000000001");
+  EXPECT_FALSE(fs::exists(folder.path() / "step_000000002.tmp"));
+}
+
+TEST(Checkpoint, ARunFolderTakesOneJobAtATime) {
+  const TemporaryFolder folder;
+  const auto first = make_thread_comms(1);
+  auto holder = std::make_unique<Checkpointer>(folder.path(), CheckpointOptions{}, *first[0]);
+  const auto second = make_thread_comms(1);
+  EXPECT_NE(message_of([&] {
+              Checkpointer(folder.path(), {}, *second[0]);
+            }).find("another job trains in it"),
+            std::string::npos);
+  holder.reset();
+  Checkpointer(folder.path(), {}, *second[0]);
+}
+
+TEST(Checkpoint, AveragesThatARunAddsAreNamed) {
+  const TemporaryFolder folder;
+  save_at(folder.path(), 1, 1, 0);
+  auto tensors = make_tensors(0, 1, 0);
+  tensors.model.emplace_back("ema.backbone.weight", torch::zeros({2, 2}));
+  EXPECT_NE(message_of([&] {
+              read_checkpoint(folder.path() / "step_000000001", tensors);
+            }).find("resume with trainer.ema=0"),
+            std::string::npos);
+}
+
 TEST(Checkpoint, SnapshotIsTakenAtTheSave) {
   const TemporaryFolder folder;
   run_thread_ranks(2, [&](Communicator& comm) {

@@ -2,12 +2,14 @@
 // skipped steps; errors.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "comm/thread_comm.h"
 #include "core/log.h"
 #include "tests/support/tiny_faces.h"
 #include "trainer/run.h"
+#include "trainer/streams.h"
 
 namespace facetrain {
 namespace {
@@ -60,12 +62,16 @@ log: {{every: 1}}
     return result;
   }
 
-  // All tensors of a run's newest checkpoint, sharded ones joined.
+  // All tensors of a run's newest checkpoint.
   static std::map<std::string, torch::Tensor> tensors(const std::string& run) {
     const auto checkpoint = newest_checkpoint(folder_->path() / run);
     if (!checkpoint) throw std::runtime_error("no checkpoint in " + run);
+    return tensors_of(*checkpoint);
+  }
+  // Sharded ones joined.
+  static std::map<std::string, torch::Tensor> tensors_of(const fs::path& checkpoint) {
     std::map<std::string, torch::Tensor> all;
-    for (const auto& item : fs::directory_iterator(*checkpoint)) {
+    for (const auto& item : fs::directory_iterator(checkpoint)) {
       if (item.path().extension() != ".safetensors") continue;
       const SafetensorsFile file(item.path());
       for (const auto& [name, info] : file.tensors()) {
@@ -195,14 +201,139 @@ TEST_F(Training, ASkippedStepLeavesEverythingAndTenEndTheRun) {
     EXPECT_NE(std::string(error.what()).find("3 steps in a row"), std::string::npos)
         << error.what();
   }
-  // Step 1's update already ruined the weights; the skipped steps after it changed nothing at all.
+  // Step 1's update already ruined the weights; the skipped steps after it changed nothing at all:
+  // parameters, averages, buffers, optimizer state, and the number of updates.
   const auto curve = losses("wild");
   ASSERT_GE(curve.size(), 2u);
   EXPECT_TRUE(std::isnan(curve.back()));
-  std::map<std::string, torch::Tensor> before, after;
-  const auto checkpoint = newest_checkpoint(run_folder("wild"));
-  ASSERT_TRUE(checkpoint.has_value());
-  EXPECT_GE(read_meta(*checkpoint).state.skipped, 1);
+  int compared = 0;
+  for (int64_t step = 1; is_checkpoint(run_folder("wild") / checkpoint_name(step + 1)); ++step) {
+    const fs::path before = run_folder("wild") / checkpoint_name(step),
+                   after = run_folder("wild") / checkpoint_name(step + 1);
+    const TrainState one = read_meta(before).state, other = read_meta(after).state;
+    if (other.skipped == one.skipped) continue;
+    EXPECT_EQ(other.updates, one.updates);
+    EXPECT_EQ(other.skipped_in_row, one.skipped_in_row + 1);
+    const auto there = tensors_of(after);
+    for (const auto& [name, tensor] : tensors_of(before))
+      EXPECT_TRUE(torch::allclose(tensor, there.at(name), 0, 0, /*equal_nan=*/true)) << name;
+    ++compared;
+  }
+  EXPECT_GE(compared, 1);
+}
+
+// Pairs of the 42 tiny faces, 6 a person: neighbours, and the same place of the next person.
+fs::path write_pairs(const fs::path& file) {
+  std::ofstream out(file);
+  out << "fold,i,j,same\n";
+  for (int i = 0; i + 6 < 42; i += 2)
+    out << i % 4 / 2 << ',' << i << ',' << i + 1 << ",1\n"
+        << i % 4 / 2 << ',' << i << ',' << i + 6 << ",0\n";
+  return file;
+}
+
+TEST_F(Training, EvaluatesOnScheduleAndKeepsTheBest) {
+  const fs::path pairs = write_pairs(faces().parent_path() / "pairs.csv");
+  const std::vector<std::string> evaluated{
+      fmt::format("eval.sets=[{{name: tiny, path: 'folder:{}', pairs: '{}'}}]", faces().string(),
+                  pairs.string()),
+      "eval.every=2",
+      "checkpoint.keep_best=tiny.accuracy",
+      "checkpoint.keep=1",
+      "checkpoint.every=1",
+      "trainer.steps=7"};
+  std::vector<std::map<int64_t, double>> figures;
+  for (const int ranks : {1, 3}) {
+    const std::string run = fmt::format("evaluated{}", ranks);
+    train(config(run, evaluated), ranks);
+    std::ifstream in(run_folder(run) / "metrics.jsonl");
+    std::map<int64_t, double> accuracy;
+    for (std::string line; std::getline(in, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.contains("eval")) accuracy[json.at("step")] = json.at("eval").at("tiny.accuracy");
+    }
+    std::vector<int64_t> steps;
+    for (const auto& [step, value] : accuracy) steps.push_back(step);
+    EXPECT_EQ(steps, (std::vector<int64_t>{2, 4, 6, 7}));
+    const auto best = std::ranges::max_element(
+        accuracy, [](const auto& a, const auto& b) { return a.second < b.second; });
+    std::string name;
+    std::ifstream(run_folder(run) / "best") >> name;
+    EXPECT_EQ(name, checkpoint_name(best->first));  // the first of equal ones
+    EXPECT_TRUE(is_checkpoint(run_folder(run) / name));
+    EXPECT_EQ(read_meta(run_folder(run) / checkpoint_name(7)).state.best, best->second);
+    figures.push_back(accuracy);
+  }
+  EXPECT_EQ(figures[0], figures[1]);
+}
+
+TEST_F(Training, SetsThatAreNotEvaluatedAreNotOpened) {
+  train(config("not_evaluated", {"eval.sets=[{name: gone, path: /nowhere, pairs: /nowhere.csv}]",
+                                 "eval.every=0", "trainer.steps=1"}),
+        2);
+  EXPECT_EQ(losses("not_evaluated").size(), 1u);
+}
+
+TEST_F(Training, AFrozenNetworkTrainsTheClassifierAlone) {
+  train(config("frozen0", {"trainer.steps=0", "trainer.freeze=[backbone.*]", "trainer.ema=0.9"}),
+        2);
+  train(config("frozen", {"trainer.freeze=[backbone.*]", "trainer.ema=0.9"}), 2);
+  const auto before = tensors("frozen0"), after = tensors("frozen");
+  for (const auto& [name, tensor] : before)
+    if (name.starts_with("backbone.")) {
+      EXPECT_TRUE(torch::equal(tensor, after.at(name))) << name;
+    }
+  EXPECT_FALSE(torch::equal(before.at("classifier.weight"), after.at("classifier.weight")));
+}
+
+TEST_F(Training, AResumeInAnotherPrecisionStartsWithItsOwnLossScale) {
+  train(config("scale", {"trainer.steps=2", "trainer.precision=fp32"}), 2);
+  // As fp16 on a GPU would have left it.
+  const fs::path meta = run_folder("scale") / checkpoint_name(2) / "meta.yaml";
+  std::stringstream text;
+  text << std::ifstream(meta).rdbuf();
+  std::string yaml = text.str();
+  const auto replace = [&](const std::string& from, const std::string& to) {
+    ASSERT_NE(yaml.find(from), std::string::npos) << from;
+    yaml.replace(yaml.find(from), from.size(), to);
+  };
+  replace("loss_scale: 1\n", "loss_scale: 65536\n");
+  replace("precision: fp32", "precision: fp16");
+  std::ofstream(meta) << yaml;
+  train(config("scale", {"trainer.steps=3", "trainer.precision=fp32"}), 2, /*resume=*/true);
+  EXPECT_EQ(read_meta(run_folder("scale") / checkpoint_name(3)).state.loss_scale, 1);
+}
+
+TEST_F(Training, AResumeKeepsTheBatchSize) {
+  train(config("batch", {"trainer.steps=2"}), 2);
+  try {
+    train(config("batch", {"trainer.steps=4", "data.batch_size=24"}), 2, /*resume=*/true);
+    FAIL() << "wanted an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("this run has 12, the resume asks for 24"),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_NE(run_config(run_folder("batch")).dump().find("batch_size: 12"), std::string::npos);
+}
+
+TEST_F(Training, RanksThatSeeOtherDataDoNotTrainTogether) {
+  write_tiny_faces(faces().parent_path() / "others", 7, 6, 32);
+  fs::copy_file(faces() / "id_003" / "000.ppm",
+                faces().parent_path() / "others" / "id_000" / "000.ppm",
+                fs::copy_options::overwrite_existing);
+  try {
+    run_thread_ranks(2, [&](Communicator& comm) {
+      const auto folder = comm.rank() == 0 ? faces() : faces().parent_path() / "others";
+      const auto data = Config::parse(fmt::format("train: 'folder:{}'", folder.string()));
+      count_identities(data, comm);
+    });
+    FAIL() << "wanted an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the training data wants to be the same"),
+              std::string::npos)
+        << error.what();
+  }
 }
 
 TEST_F(Training, ZeroStepsWriteTheInitialCheckpoint) {
@@ -254,6 +385,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"fp16", {"trainer.precision=fp16"}, "fp16 runs on CUDA only"},
         BadInput{"size", {"data.size=48"}, "32"},
         BadInput{"freeze", {"trainer.freeze=[nothing.here]"}, "no parameter matches"},
+        BadInput{"freeze_all", {"trainer.freeze=['*']"}, "nothing is left to train"},
+        BadInput{"best_of_nothing", {"checkpoint.keep_best=lfw.accuracy"}, "nothing is evaluated"},
         BadInput{"init", {"model.init=/nowhere.safetensors"}, "/nowhere.safetensors"}),
     [](const auto& info) { return info.param.name; });
 

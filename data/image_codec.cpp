@@ -2,6 +2,7 @@
 
 #include <png.h>
 #include <turbojpeg.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <csetjmp>
@@ -215,6 +216,10 @@ bool write_png(PngWriter& writer, const Image& image) {
                static_cast<png_uint_32>(image.height), 8,
                image.channels == 3 ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE,
                PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  if (image.channels == 1) {  // class numbers: what repays the effort is runs of equal bytes
+    png_set_filter(writer.png, PNG_FILTER_TYPE_BASE, PNG_FILTER_NONE);
+    png_set_compression_strategy(writer.png, Z_RLE);
+  }
   png_write_info(writer.png, writer.info);
   const size_t row_bytes = static_cast<size_t>(image.width) * static_cast<size_t>(image.channels);
   for (int row = 0; row < image.height; ++row) {

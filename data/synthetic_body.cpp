@@ -48,11 +48,15 @@ void compute_concavity(GridMesh& mesh) {
 
 GridMesh head_mesh(const HeadShape& head) {
   GridMesh mesh(Material::kFace, kSkullRows + kFaceRows + 1, 2 * kHalf + 1);
+  std::array<float, kHalf + 1> sines, cosines;
+  for (int column = 0; column <= kHalf; ++column) {
+    sines[column] = std::sin(head_angle(column)), cosines[column] = std::cos(head_angle(column));
+  }
   for (int row = 0; row < mesh.rows; ++row) {
     const float y = head_row(row, head.chin());
     const HeadShape::Section section = head.section(y);
     for (int column = 0; column <= kHalf; ++column) {
-      const float angle = head_angle(column), sine = std::sin(angle), cosine = std::cos(angle);
+      const float angle = head_angle(column), sine = sines[column], cosine = cosines[column];
       Vec3 p = HeadShape::on_section(section, y, sine, cosine, 0);
       if (cosine > 0.02f && y < 0.75f) p.z += head.relief(p.x, y) * smooth(0.02f, 0.30f, cosine);
       Vertex& right = mesh.at(row, kHalf + column);

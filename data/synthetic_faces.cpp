@@ -85,14 +85,14 @@ class Resolver {
   }
 
  private:
-  Shaded shade(uint32_t triangle, float x, float y) const {
+  void shade(uint32_t triangle, float x, float y, Shaded& shaded) const {
     const Vertex vertex = rasterizer_.interpolate(triangle, x, y);
-    return shader_.shade(rasterizer_.drawn(triangle).mesh->material, vertex);
+    shader_.shade(rasterizer_.drawn(triangle).mesh->material, vertex, shaded);
   }
 
   void resolve_pixel(int x, int y, Vec3& colour, uint8_t& region) const {
     const SampleBuffer& buffer = rasterizer_.buffer();
-    const int first = 2 * y * buffer.samples() + 2 * x, second = first + buffer.samples();
+    const int first = 2 * y * buffer.stride() + 2 * x, second = first + buffer.stride();
     const uint32_t triangles[4] = {buffer.triangle(first), buffer.triangle(first + 1),
                                    buffer.triangle(second), buffer.triangle(second + 1)};
     const uint32_t differ = (triangles[0] ^ triangles[1]) | (triangles[0] ^ triangles[2]) |
@@ -100,7 +100,8 @@ class Resolver {
     if (differ >> 24 != 0) {
       blend(triangles, x, y, colour, region);
     } else if (triangles[0] != SampleBuffer::kNone) {
-      const Shaded shaded = shade(triangles[0], x, y);
+      Shaded shaded;
+      shade(triangles[0], x, y, shaded);
       colour = shaded.colour, region = shaded.region;
     }
     const int lens = rasterizer_.lens(y * buffer.size() + x);
@@ -123,9 +124,9 @@ class Resolver {
         done[k] = true, ++count;
         dx += k % 2 == 0 ? -0.25f : 0.25f, dy += k < 2 ? -0.25f : 0.25f;
       }
-      const Shaded shaded = triangles[i] == SampleBuffer::kNone
-                                ? Shaded{colour}
-                                : shade(triangles[i], x + dx / count, y + dy / count);
+      Shaded shaded{colour};
+      if (triangles[i] != SampleBuffer::kNone)
+        shade(triangles[i], x + dx / count, y + dy / count, shaded);
       sum += shaded.colour * (0.25f * count);
       if (count > largest) largest = count, region = shaded.region;
     }
@@ -151,7 +152,7 @@ void paste(const Image& tile, int row, int column, Image& sheet) {
 SyntheticFace render_face(const FaceIdentity& identity, const Nuisance& nuisance, int size) {
   const HeadShape head(identity, nuisance.expression, nuisance.age);
   const HairShape hair(head, nuisance.hair, nuisance.wear);
-  const Model model(head, hair, nuisance.wear);
+  Model model(head, hair, nuisance.wear);
   const Camera camera = make_camera(nuisance, size);
   Rasterizer rasterizer(camera, size);
   draw_model(model, head, hair, nuisance.wear, rasterizer);
@@ -163,6 +164,9 @@ SyntheticFace render_face(const FaceIdentity& identity, const Nuisance& nuisance
   face.mask = Image{size, size, 1, std::vector<uint8_t>(static_cast<size_t>(size) * size)};
   Canvas canvas = paint_background(nuisance, size);
   const Shader shader(head, hair, nuisance, camera, light, shadow);
+  for (auto* meshes : {&model.solid, &model.strands, &model.glasses}) {
+    for (auto& mesh : *meshes) shader.light_vertices(mesh);
+  }
   Resolver(rasterizer, shader, nuisance.wear.glasses == Glasses::kDark).resolve(canvas, face.mask);
   std::vector<float> cover;
   paint_occluder(nuisance, canvas, cover);

@@ -103,7 +103,7 @@ bool visible(const Rasterizer& rasterizer, const Nuisance& nuisance,
   if (nuisance.wear.glasses == Glasses::kDark && rasterizer.lens(pixel) > 1) return false;
   const int sx = std::clamp(static_cast<int>(std::lround(2 * p.x + 0.5f)), 0, buffer.samples() - 1);
   const int sy = std::clamp(static_cast<int>(std::lround(2 * p.y + 0.5f)), 0, buffer.samples() - 1);
-  const int sample = sy * buffer.samples() + sx;
+  const int sample = sy * buffer.stride() + sx;
   const uint32_t triangle = buffer.triangle(sample);
   if (triangle == SampleBuffer::kNone) return true;  // just beside the outline
   const float in_front = buffer.nearness(sample) - p.z;

@@ -73,15 +73,26 @@ inline Vec3 direction(float yaw, float pitch) {
   return {std::sin(yaw) * std::cos(pitch), std::sin(pitch), std::cos(yaw) * std::cos(pitch)};
 }
 
-// White noise on a lattice: looked up far more often than it could be hashed.
+// White noise on a lattice, as what smooth noise needs of each of its squares: the value at (u, v)
+// of a square is a + b u + c v + d u v.
 struct NoiseTable {
   static constexpr int kSide = 64;
+  struct Square {
+    float a, b, c, d;
+  };
   constexpr NoiseTable() {
-    for (int i = 0; i < kSide * kSide; ++i) {
-      value[i] = static_cast<float>(to_unit(mix_bits(0x5eed + static_cast<uint64_t>(i))));
+    const auto value = [](int x, int y) {
+      const int i = (y % kSide) * kSide + x % kSide;
+      return static_cast<float>(to_unit(mix_bits(0x5eed + static_cast<uint64_t>(i))));
+    };
+    for (int y = 0; y < kSide; ++y) {
+      for (int x = 0; x < kSide; ++x) {
+        const float a = value(x, y), right = value(x + 1, y), below = value(x, y + 1);
+        square[y * kSide + x] = {a, right - a, below - a, value(x + 1, y + 1) - right - below + a};
+      }
     }
   }
-  std::array<float, kSide * kSide> value{};
+  std::array<Square, kSide * kSide> square{};
 };
 inline constexpr NoiseTable kNoiseTable;
 
@@ -90,12 +101,10 @@ inline float noise(float x, float y) {
   const float fx = std::floor(x), fy = std::floor(y);
   const float tx = x - fx, ty = y - fy;
   const float u = tx * tx * (3 - 2 * tx), v = ty * ty * (3 - 2 * ty);
-  constexpr int kSide = NoiseTable::kSide;
-  const int x0 = static_cast<int>(fx) & (kSide - 1), x1 = (x0 + 1) & (kSide - 1);
-  const int y0 = (static_cast<int>(fy) & (kSide - 1)) * kSide;
-  const int y1 = ((static_cast<int>(fy) + 1) & (kSide - 1)) * kSide;
-  const auto& value = kNoiseTable.value;
-  return mix(mix(value[y0 + x0], value[y0 + x1], u), mix(value[y1 + x0], value[y1 + x1], u), v);
+  constexpr int kMask = NoiseTable::kSide - 1;
+  const int column = static_cast<int>(fx) & kMask, row = static_cast<int>(fy) & kMask;
+  const auto& [a, b, c, d] = kNoiseTable.square[row * NoiseTable::kSide + column];
+  return a + b * u + (c + d * u) * v;
 }
 // Two octaves of it, [0, 1].
 inline float noise2(float x, float y) {

@@ -1,5 +1,7 @@
 #include "data/synthetic_raster.h"
 
+#include <cstring>
+
 namespace facetrain::synthetic {
 
 GridMesh::GridMesh(Material kind, int row_count, int column_count, bool both_sides)
@@ -21,6 +23,22 @@ void GridMesh::compute_normals(bool flip) {
   }
 }
 
+// The vertex as sixteen numbers, mixed eight at a time.
+Vertex mixed(const Vertex& a, float wa, const Vertex& b, float wb, const Vertex& c, float wc) {
+  static_assert(sizeof(Vertex) == 2 * sizeof(Lanes));
+  const auto half = [&](int i) {
+    const auto lanes = [i](const Vertex& vertex) {
+      return raster::load(reinterpret_cast<const char*>(&vertex) + i * sizeof(Lanes));
+    };
+    return lanes(a) * wa + lanes(b) * wb + lanes(c) * wc;
+  };
+  const Lanes low = half(0), high = half(1);
+  Vertex vertex;
+  std::memcpy(reinterpret_cast<char*>(&vertex), &low, sizeof(low));
+  std::memcpy(reinterpret_cast<char*>(&vertex) + sizeof(low), &high, sizeof(high));
+  return vertex;
+}
+
 Camera::Camera(const Rotation& rotation, Vec3 anchor, float x, float y, float scale, float distance)
     : rotation_(rotation),
       anchor_(anchor),
@@ -30,18 +48,32 @@ Camera::Camera(const Rotation& rotation, Vec3 anchor, float x, float y, float sc
       scale_(scale),
       distance_(distance) {}
 
-void Rasterizer::draw(const GridMesh& mesh) {
-  draw(mesh, [](float, float, float) { return 1; });
-}
-
-Drawn Rasterizer::project(const GridMesh& mesh) const {
-  Drawn drawn{&mesh, {}};
+const Drawn& Rasterizer::start(const GridMesh& mesh) {
+  Drawn& drawn = drawn_.emplace_back(Drawn{&mesh, {}});
   drawn.projected.reserve(mesh.vertices.size());
   for (const auto& vertex : mesh.vertices) {
     const Projected p = camera_.project(vertex.position);
     drawn.projected.push_back({2 * p.x + 0.5f, 2 * p.y + 0.5f, p.z});
   }
   return drawn;
+}
+
+void Rasterizer::draw_whole(const Drawn& drawn, const Face& face) {
+  const auto& p = drawn.projected;
+  const auto id = LaneMask{} + static_cast<int32_t>(face.id);
+  raster::triangle(p[face.a], p[face.b], p[face.c], buffer_.samples(), drawn.mesh->two_sided,
+                   [&](int x, int y, Lanes, Lanes, Lanes z, LaneMask inside) {
+                     const int index = y * buffer_.stride() + x;
+                     float* nearness = &buffer_.nearness_[index];
+                     const LaneMask seen = inside & (z > raster::load(nearness));
+                     raster::store(nearness, seen, z);
+                     raster::store(&buffer_.triangle_[index], seen, id);
+                   });
+}
+
+void Rasterizer::draw(const GridMesh& mesh) {
+  const Drawn& drawn = start(mesh);
+  each_face(drawn, [&](const Face& face) { draw_whole(drawn, face); });
 }
 
 Vertex Rasterizer::interpolate(uint32_t triangle, float x, float y) const {
@@ -54,23 +86,22 @@ Vertex Rasterizer::interpolate(uint32_t triangle, float x, float y) const {
   const Projected& c = drawn.projected[third];
   const float area = (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x);
   const float inverse = 1 / area, dx = 2 * x + 0.5f - a.x, dy = 2 * y + 0.5f - a.y;
-  // A sample may lie a little outside of its pixel's first triangle.
-  const float wb = std::clamp(((c.y - a.y) * dx - (c.x - a.x) * dy) * inverse, -0.4f, 1.4f);
-  const float wc = std::clamp(((b.x - a.x) * dy - (b.y - a.y) * dx) * inverse, -0.4f, 1.4f);
-  const float wa = std::clamp(1 - wb - wc, -0.4f, 1.4f);
-  const Vertex &p = drawn.mesh->vertices[first], &q = drawn.mesh->vertices[below];
-  const Vertex& r = drawn.mesh->vertices[third];
-  Vertex vertex;
-  vertex.position = p.position * wa + q.position * wb + r.position * wc;
-  vertex.normal = unit(p.normal * wa + q.normal * wb + r.normal * wc);
-  vertex.u = p.u * wa + q.u * wb + r.u * wc;
-  vertex.v = p.v * wa + q.v * wb + r.v * wc;
-  vertex.w = p.w * wa + q.w * wb + r.w * wc;
-  return vertex;
+  float wb = ((c.y - a.y) * dx - (c.x - a.x) * dy) * inverse;
+  float wc = ((b.x - a.x) * dy - (b.y - a.y) * dx) * inverse;
+  // A sample may lie a little outside of its pixel's first triangle, or far outside of a sliver:
+  // then it is pulled towards the middle.
+  constexpr float kMiddle = 1.0f / 3, kLeast = -0.4f;
+  const float least = std::min(1 - wb - wc, std::min(wb, wc));
+  if (least < kLeast) {
+    const float pull = (kMiddle - kLeast) / (kMiddle - least);
+    wb = mix(kMiddle, wb, pull), wc = mix(kMiddle, wc, pull);
+  }
+  const Vertex* vertices = drawn.mesh->vertices.data();
+  return mixed(vertices[first], 1 - wb - wc, vertices[below], wb, vertices[third], wc);
 }
 
 ShadowMap::ShadowMap(Vec3 towards_light)
-    : light_(unit(towards_light)), nearness_(kSide * kSide, -1e9f) {
+    : light_(unit(towards_light)), nearness_(kSide * kStride, -1e9f) {
   right_ = unit(cross(Vec3{0, 1, 0.01f}, light_));
   up_ = cross(light_, right_);
 }
@@ -93,8 +124,9 @@ void ShadowMap::draw(const GridMesh& mesh, int step) {
       projected.push_back(project(vertex.position));
     }
   }
-  const auto store = [&](int index, float, float, float z) {
-    if (z > nearness_[index]) nearness_[index] = z;
+  const auto store = [&](int x, int y, Lanes, Lanes, Lanes z, LaneMask inside) {
+    float* nearness = &nearness_[y * kStride + x];
+    raster::store(nearness, inside & (z > raster::load(nearness)), z);
   };
   for (int row = 0; row + 1 < rows; ++row) {
     for (int column = 0; column + 1 < columns; ++column) {
@@ -116,7 +148,7 @@ float ShadowMap::lit(Vec3 position, Vec3 normal) const {
   const float near = p.z + 0.02f;
   float sum = 0;
   for (int j = 0; j < 4; ++j) {
-    const float* row = &nearness_[(y + j) * kSide + x];
+    const float* row = &nearness_[(y + j) * kStride + x];
     float line = 0;
     for (int i = 0; i < 4; ++i) line += row[i] <= near ? wx[i] : 0.0f;
     sum += wy[j] * line;

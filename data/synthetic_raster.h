@@ -1,7 +1,11 @@
 // Grid meshes, a camera, a z-buffer of four samples a pixel and a soft shadow map.
 #pragma once
 
+#include <immintrin.h>
+
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "data/synthetic_math.h"
@@ -21,10 +25,18 @@ enum class Material : uint8_t {
   kLens
 };
 
-// `u`, `v`, `w` mean what the material says; positions and normals are in the head's frame.
+// `u`, `v`, `w` mean what the material says; positions and normals are in the head's frame. Light
+// is what Shader::light_vertices makes of it: where it is soft, the vertices are dense enough to
+// carry it. Sixteen floats, mixed as a whole.
 struct Vertex {
-  Vec3 position, normal;
-  float u = 0, v = 0, w = 0;
+  Vec3 position;
+  float u = 0;
+  Vec3 normal;
+  float v = 0;
+  Vec3 light;  // that skin or hair receives, from all around
+  float w = 0;
+  Vec3 shine;     // that it mirrors, if glossy
+  float lit = 0;  // share of the key light that no shadow takes
 };
 
 // rows x columns vertices; each cell is two triangles.
@@ -68,26 +80,36 @@ class Camera {
   float x_, y_, scale_, distance_;
 };
 
-// The nearest triangle at each of 2 x 2 samples a pixel.
+// Eight numbers, one register where the machine has such.
+using Lanes = float __attribute__((vector_size(32)));
+using LaneMask = int32_t __attribute__((vector_size(32)));
+inline constexpr int kLanes = 8;
+
+// The nearest triangle at each of 2 x 2 samples a pixel. Rows are padded: eight samples from any
+// place may be read and written.
 class SampleBuffer {
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
 
-  explicit SampleBuffer(int size) : size_(size), samples_(4 * size * size) {}
-  int size() const { return size_; }         // pixels
-  int samples() const { return 2 * size_; }  // samples a row
-  float nearness(int index) const { return samples_[index].nearness; }
+  explicit SampleBuffer(int size)
+      : size_(size),
+        nearness_(static_cast<size_t>(samples()) * stride(), -1e9f),
+        triangle_(nearness_.size(), kNone) {}
+  int size() const { return size_; }                 // pixels
+  int samples() const { return 2 * size_; }          // samples a row
+  int stride() const { return 2 * size_ + kLanes; }  // from row to row
+  float nearness(int index) const { return nearness_[index]; }
   // Mesh << 24 | 2 * (the cell's first vertex) + (0 or 1).
-  uint32_t triangle(int index) const { return samples_[index].triangle; }
-  void set(int index, float nearness, uint32_t triangle) { samples_[index] = {nearness, triangle}; }
+  uint32_t triangle(int index) const { return triangle_[index]; }
+  void set(int index, float nearness, uint32_t triangle) {
+    nearness_[index] = nearness, triangle_[index] = triangle;
+  }
 
  private:
-  struct Sample {
-    float nearness = -1e9f;
-    uint32_t triangle = kNone;
-  };
+  friend class Rasterizer;
   int size_;
-  std::vector<Sample> samples_;
+  std::vector<float> nearness_;
+  std::vector<uint32_t> triangle_;
 };
 
 // A mesh together with where its vertices fall in the image.
@@ -115,7 +137,25 @@ class Rasterizer {
   Vertex interpolate(uint32_t triangle, float x, float y) const;
 
  private:
-  Drawn project(const GridMesh& mesh) const;
+  // Three vertices of a mesh and what the buffer calls them.
+  struct Face {
+    int a, b, c;
+    uint32_t id;
+  };
+  const Drawn& start(const GridMesh& mesh);  // projects it as the last of drawn_
+  void draw_whole(const Drawn& drawn, const Face& face);
+  template <class Visit>
+  void each_face(const Drawn& drawn, Visit visit) const {
+    const auto mesh_id = static_cast<uint32_t>(&drawn - drawn_.data()) << 24;
+    const int rows = drawn.mesh->rows, columns = drawn.mesh->columns;
+    for (int row = 0; row + 1 < rows; ++row) {
+      for (int i = row * columns; i + 1 < (row + 1) * columns; ++i) {
+        const uint32_t id = mesh_id | 2 * static_cast<uint32_t>(i);
+        visit(Face{i, i + columns, i + 1, id});
+        visit(Face{i + 1, i + columns, i + columns + 1, id + 1});
+      }
+    }
+  }
 
   Camera camera_;
   SampleBuffer buffer_;
@@ -133,7 +173,7 @@ class ShadowMap {
   float lit(Vec3 position, Vec3 normal) const;
 
  private:
-  static constexpr int kSide = 96;
+  static constexpr int kSide = 96, kStride = kSide + kLanes;
   static constexpr float kRadius = 1.45f;
   Projected project(Vec3 p) const;
   Vec3 right_, up_, light_;
@@ -142,67 +182,58 @@ class ShadowMap {
 
 namespace raster {
 
-// Bounds on x in a row of a triangle, from its three sides: linear in the row, at most two each
-// way.
-class Span {
- public:
-  // A side inside of which across * dx + down * dy + start is not negative.
-  void add(float across, float down, float start) {
-    // A little slack keeps neighbouring triangles free of cracks.
-    constexpr float kSlack = 1e-3f;
-    if (across == 0) return;  // a horizontal side: the rows are bounded already
-    const float inverse = -1 / across;
-    Bound& bound = across > 0 ? low_[lows_++ & 1] : high_[highs_++ & 1];
-    bound = {down * inverse, start * inverse + (across > 0 ? -kSlack : kSlack)};
-  }
-  float low(float dy, float least) const {
-    return std::max(least, std::max(low_[0].at(dy), low_[1].at(dy)));
-  }
-  float high(float dy, float most) const {
-    return std::min(most, std::min(high_[0].at(dy), high_[1].at(dy)));
-  }
+inline Lanes load(const void* from) {
+  Lanes lanes;
+  std::memcpy(&lanes, from, sizeof(lanes));
+  return lanes;
+}
 
- private:
-  struct Bound {
-    float slope, offset;
-    float at(float dy) const { return slope * dy + offset; }
-  };
-  Bound low_[2] = {{0, -1e9f}, {0, -1e9f}}, high_[2] = {{0, 1e9f}, {0, 1e9f}};
-  int lows_ = 0, highs_ = 0;
-};
+// Where `mask` is set, *to = value.
+template <class Vector, class Scalar>
+void store(Scalar* to, LaneMask mask, Vector value) {
+  Vector old;
+  std::memcpy(&old, to, sizeof(old));
+  old = mask ? value : old;
+  std::memcpy(to, &old, sizeof(old));
+}
 
-// Calls visit(sample index, weights b and c, nearness) for the samples inside a triangle of `side`
-// x `side` samples, whose corners are in sample coordinates; back faces are left out unless
-// `two_sided`.
+// Bit i: whether lane i is set.
+inline uint32_t bits(LaneMask mask) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(std::bit_cast<__m256>(mask)));
+}
+
+// Calls visit(x, y, weights b and c, nearness, inside) for every eight samples from (x, y) on that
+// may lie inside a triangle, whose corners are in the coordinates of `side` x `side` samples; lanes
+// may lie beyond a row's end. Back faces are left out unless `two_sided`.
 template <class Visit>
-void triangle(const Projected& a, const Projected& b, const Projected& c, int side, bool two_sided,
-              Visit visit) {
+inline void triangle(const Projected& a, const Projected& b, const Projected& c, int side,
+                     bool two_sided, Visit visit) {
   const float bx = b.x - a.x, by = b.y - a.y, cx = c.x - a.x, cy = c.y - a.y;
   const float area = bx * cy - by * cx;
   // Image coordinates point down: a triangle that turns left in the head's frame has negative area.
   if (area == 0 || (area > 0 && !two_sided)) return;
-  const float left = std::max(0.0f, std::min({a.x, b.x, c.x}));
-  const float right = std::min(side - 1.0f, std::max({a.x, b.x, c.x}));
-  const int y0 = static_cast<int>(std::ceil(std::max(0.0f, std::min({a.y, b.y, c.y}))));
-  const int y1 = static_cast<int>(std::floor(std::min(side - 1.0f, std::max({a.y, b.y, c.y}))));
-  if (left > right || y0 > y1) return;
+  const float last = static_cast<float>(side - 1);
+  const int x0 =
+      static_cast<int>(std::ceil(std::max(0.0f, a.x + std::min(0.0f, std::min(bx, cx)))));
+  const int y0 =
+      static_cast<int>(std::ceil(std::max(0.0f, a.y + std::min(0.0f, std::min(by, cy)))));
+  const int x1 = static_cast<int>(std::min(last, a.x + std::max(0.0f, std::max(bx, cx))));
+  const int y1 = static_cast<int>(std::min(last, a.y + std::max(0.0f, std::max(by, cy))));
   const float inverse = 1 / area;
   const float b_across = cy * inverse, b_down = -cx * inverse;
   const float c_across = -by * inverse, c_down = bx * inverse;
-  Span span;
-  span.add(b_across, b_down, 0);
-  span.add(c_across, c_down, 0);
-  span.add(-b_across - c_across, -b_down - c_down, 1);
   const float bz = b.z - a.z, cz = c.z - a.z;
-  const float z_across = bz * b_across + cz * c_across, z_down = bz * b_down + cz * c_down;
-  for (int y = y0; y <= y1; ++y) {
-    const float dy = static_cast<float>(y) - a.y;
-    const int x0 = static_cast<int>(std::ceil(span.low(dy, left - a.x) + a.x));
-    const int x1 = static_cast<int>(std::floor(span.high(dy, right - a.x) + a.x));
-    for (int x = x0; x <= x1; ++x) {
-      const float dx = static_cast<float>(x) - a.x;
-      visit(y * side + x, b_across * dx + b_down * dy, c_across * dx + c_down * dy,
-            a.z + z_across * dx + z_down * dy);
+  constexpr Lanes kSteps = {0, 1, 2, 3, 4, 5, 6, 7};
+  // A little slack keeps neighbouring triangles free of cracks.
+  constexpr float kSlack = 1e-3f;
+  for (int x = x0; x <= x1; x += kLanes) {
+    const Lanes dx = kSteps + (static_cast<float>(x) - a.x);
+    const Lanes b_row = b_across * dx, c_row = c_across * dx;
+    for (int y = y0; y <= y1; ++y) {
+      const float dy = static_cast<float>(y) - a.y;
+      const Lanes wb = b_row + b_down * dy, wc = c_row + c_down * dy;
+      const LaneMask inside = (wb >= -kSlack) & (wc >= -kSlack) & (wb + wc <= 1 + kSlack);
+      visit(x, y, wb, wc, a.z + bz * wb + cz * wc, inside);
     }
   }
 }
@@ -211,38 +242,28 @@ void triangle(const Projected& a, const Projected& b, const Projected& c, int si
 
 template <class Keep>
 void Rasterizer::draw(const GridMesh& mesh, Keep keep) {
-  Drawn drawn = project(mesh);
-  const int side = buffer_.samples();
-  const auto face = [&](int i, int j, int k, uint32_t id) {
-    const Vertex *a = &mesh.vertices[i], *b = &mesh.vertices[j], *c = &mesh.vertices[k];
-    const auto visit = [&](int index, float wb, float wc, float z) {
-      if (z <= buffer_.nearness(index)) return;
-      const float wa = 1 - wb - wc;
-      const int kept = keep(wa * a->u + wb * b->u + wc * c->u, wa * a->v + wb * b->v + wc * c->v,
-                            wa * a->w + wb * b->w + wc * c->w);
-      if (kept == 1) buffer_.set(index, z, id);
-      if (kept == 2) ++lens_[(index / side / 2) * buffer_.size() + index % side / 2];
-    };
+  const Drawn& drawn = start(mesh);
+  const int side = buffer_.samples(), stride = buffer_.stride();
+  each_face(drawn, [&](const Face& face) {
+    const Vertex &a = mesh.vertices[face.a], &b = mesh.vertices[face.b], &c = mesh.vertices[face.c];
+    if (std::min(a.w, std::min(b.w, c.w)) > mesh.whole_above) return draw_whole(drawn, face);
     const auto& p = drawn.projected;
-    if (std::min({a->w, b->w, c->w}) > mesh.whole_above) {
-      raster::triangle(p[i], p[j], p[k], side, mesh.two_sided,
-                       [&](int index, float, float, float z) {
-                         if (z > buffer_.nearness(index)) buffer_.set(index, z, id);
-                       });
-    } else {
-      raster::triangle(p[i], p[j], p[k], side, mesh.two_sided, visit);
-    }
-  };
-  const auto mesh_id = static_cast<uint32_t>(drawn_.size()) << 24;
-  for (int row = 0; row + 1 < mesh.rows; ++row) {
-    for (int column = 0; column + 1 < mesh.columns; ++column) {
-      const int i = row * mesh.columns + column, below = i + mesh.columns;
-      const uint32_t id = mesh_id | 2 * static_cast<uint32_t>(i);
-      face(i, below, i + 1, id);
-      face(i + 1, below, below + 1, id + 1);
-    }
-  }
-  drawn_.push_back(std::move(drawn));
+    raster::triangle(p[face.a], p[face.b], p[face.c], side, mesh.two_sided,
+                     [&](int x, int y, Lanes wb, Lanes wc, Lanes z, LaneMask inside) {
+                       const int index = y * stride + x;
+                       const LaneMask seen = inside & (z > raster::load(&buffer_.nearness_[index]));
+                       for (uint32_t rest = raster::bits(seen); rest != 0; rest &= rest - 1) {
+                         const int lane = std::countr_zero(rest);
+                         if (x + lane >= side) break;
+                         const float sb = wb[lane], sc = wc[lane], sa = 1 - sb - sc;
+                         const int kept =
+                             keep(sa * a.u + sb * b.u + sc * c.u, sa * a.v + sb * b.v + sc * c.v,
+                                  sa * a.w + sb * b.w + sc * c.w);
+                         if (kept == 1) buffer_.set(index + lane, z[lane], face.id);
+                         if (kept == 2) ++lens_[(y / 2) * buffer_.size() + (x + lane) / 2];
+                       }
+                     });
+  });
 }
 
 }  // namespace facetrain::synthetic

@@ -42,38 +42,46 @@ class Backdrop {
   }
   // Enlarges the grid to size x size.
   void enlarge(int size, Vec3* out) const {
-    std::vector<Vec3> line(side_);
-    const float ratio = static_cast<float>(side_) / size;
-    const auto place = [&](int target) {
-      return std::clamp((target + 0.5f) * ratio - 0.5f, 0.0f, side_ - 1.001f);
+    struct Place {
+      int index;
+      float part;  // of the next one
     };
-    for (int y = 0; y < size; ++y) {
-      const float at_y = place(y);
-      const Vec3* row = &grid_[static_cast<int>(at_y) * side_];
-      const float down = at_y - std::floor(at_y);
+    std::vector<Place> places(size);
+    for (int i = 0; i < size; ++i) {
+      const float at = (i + 0.5f) * static_cast<float>(side_) / size - 0.5f;
+      const float inside = std::clamp(at, 0.0f, side_ - 1.001f);
+      places[i] = {static_cast<int>(inside), inside - std::floor(inside)};
+    }
+    std::vector<Vec3> line(side_);
+    for (const auto& [y, down] : places) {
+      const Vec3* row = &grid_[y * side_];
       for (int i = 0; i < side_; ++i) line[i] = mix(row[i], row[i + side_], down);
-      for (int x = 0; x < size; ++x) {
-        const float at_x = place(x);
-        const int i = static_cast<int>(at_x);
-        *out++ = mix(line[i], line[i + 1], at_x - static_cast<float>(i));
-      }
+      for (const auto& [x, across] : places) *out++ = mix(line[x], line[x + 1], across);
     }
   }
 
  private:
+  // The pixels whose middles lie in a box; a scene is one unit wide.
   template <class Colour>
-  void fill(Colour colour) {
-    for (int y = 0; y < side_; ++y) {
-      for (int x = 0; x < side_; ++x) {
+  void fill(float x0, float y0, float x1, float y1, Colour colour) {
+    const auto first = [&](float at) { return std::max(0, static_cast<int>(at * side_ - 0.5f)); };
+    const auto end = [&](float at) { return std::min(side_, static_cast<int>(at * side_ + 0.5f)); };
+    for (int y = first(y0); y < end(y1); ++y) {
+      for (int x = first(x0); x < end(x1); ++x) {
         Vec3& pixel = grid_[y * side_ + x];
         pixel = colour((x + 0.5f) / side_, (y + 0.5f) / side_, pixel);
       }
     }
   }
+  template <class Colour>
+  void fill(Colour colour) {
+    fill(0, 0, 1, 1, colour);
+  }
   void box(float x0, float y0, float x1, float y1, Vec3 colour, float strength) {
-    fill([&](float x, float y, Vec3 old) {
+    constexpr float kSoft = 0.015f;
+    fill(x0 - kSoft, y0 - kSoft, x1 + kSoft, y1 + kSoft, [&](float x, float y, Vec3 old) {
       const float edge = std::min(std::min(x - x0, x1 - x), std::min(y - y0, y1 - y));
-      return mix(old, colour, strength * smooth(-0.015f, 0.02f, edge));
+      return mix(old, colour, strength * smooth(-kSoft, 0.02f, edge));
     });
   }
   void wall(Vec3 colour) {
@@ -133,7 +141,7 @@ class Backdrop {
       const Vec3 colour =
           mix(Vec3{0.9f, 0.65f, 0.35f}, Vec3{0.6f, 0.7f, 0.85f}, in(random_, 0, 1)) *
           in(random_, 0.2, 0.9);
-      fill([&](float x, float y, Vec3 old) {
+      fill(x0 - r, y0 - r, x0 + r, y0 + r, [&](float x, float y, Vec3 old) {
         const float d = std::sqrt(square(x - x0) + square(y - y0));
         return old + colour * smooth(r, 0.75f * r, d);
       });
@@ -243,7 +251,7 @@ using Levels = std::vector<float>;
 
 Levels tone_map(const Lighting& light, const Canvas& canvas) {
   // Tabulated over the square root, where the curve is nearly straight.
-  constexpr int kEntries = 512;
+  constexpr int kEntries = 512, kStrip = 384;
   constexpr float kMost = 2.0f;  // square root of the brightest light that is told apart
   float curve[kEntries + 2];
   for (int i = 0; i < kEntries + 2; ++i) {
@@ -251,19 +259,26 @@ Levels tone_map(const Lighting& light, const Canvas& canvas) {
     const float shoulder = x < 0.7f ? x : 0.7f + 0.3f * (1 - std::exp(-(x - 0.7f) / 0.3f));
     curve[i] = 255 * std::pow(shoulder, light.gamma / 2.2f);
   }
+  const float wash = (1 - light.saturation) * light.gain, own = light.saturation * light.gain;
   Levels levels(3 * canvas.pixels.size());
-  for (size_t i = 0; i < canvas.pixels.size(); ++i) {
-    const Vec3 in = canvas.pixels[i] * light.gain;
-    const float grey = 0.3f * in.x + 0.6f * in.y + 0.1f * in.z;
-    levels[3 * i] = mix(grey, in.x, light.saturation);
-    levels[3 * i + 1] = mix(grey, in.y, light.saturation);
-    levels[3 * i + 2] = mix(grey, in.z, light.saturation);
-  }
-  for (float& level : levels) {
-    const float root = std::sqrt(std::max(level, 0.0f));
-    const float at = std::min(root * (kEntries / kMost), kEntries - 0.5f);
-    const int k = static_cast<int>(at);
-    level = mix(curve[k], curve[k + 1], at - static_cast<float>(k));
+  std::array<float, kStrip> places;
+  for (size_t begin = 0; begin < canvas.pixels.size(); begin += kStrip / 3) {
+    const int count = static_cast<int>(std::min<size_t>(kStrip / 3, canvas.pixels.size() - begin));
+    const Vec3* in = &canvas.pixels[begin];
+    for (int i = 0; i < count; ++i) {
+      const float grey = wash * (0.3f * in[i].x + 0.6f * in[i].y + 0.1f * in[i].z);
+      places[3 * i] = own * in[i].x + grey;
+      places[3 * i + 1] = own * in[i].y + grey;
+      places[3 * i + 2] = own * in[i].z + grey;
+    }
+    for (float& place : places) place = std::max(place, 0.0f);
+    for (float& place : places) place = std::sqrt(place) * (kEntries / kMost);
+    for (float& place : places) place = std::min(place, kEntries - 0.5f);
+    float* out = &levels[3 * begin];
+    for (int i = 0; i < 3 * count; ++i) {
+      const int k = static_cast<int>(places[i]);
+      out[i] = mix(curve[k], curve[k + 1], places[i] - static_cast<float>(k));
+    }
   }
   return levels;
 }
@@ -355,9 +370,11 @@ std::vector<uint8_t> add_noise(const Levels& levels, float deviation, uint64_t k
 }  // namespace
 
 Canvas paint_background(const Nuisance& nuisance, int size) {
-  Canvas canvas{size,
-                std::vector<Vec3>(static_cast<size_t>(size) * size, Vec3{0.24f, 0.24f, 0.24f})};
-  if (!nuisance.background) return canvas;
+  Canvas canvas{size, std::vector<Vec3>(static_cast<size_t>(size) * size)};
+  if (!nuisance.background) {
+    std::fill(canvas.pixels.begin(), canvas.pixels.end(), Vec3{0.24f, 0.24f, 0.24f});
+    return canvas;
+  }
   Backdrop backdrop(random_key(nuisance.key, name_key("background")),
                     nuisance.key % 3 == 0 ? 44 : 28);
   backdrop.paint();

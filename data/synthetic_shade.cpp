@@ -1,6 +1,14 @@
 #include "data/synthetic_shade.h"
 
 namespace facetrain::synthetic {
+namespace {
+
+// Surfaces that are seen from both sides.
+bool is_sheet(Material material) {
+  return material == Material::kHair || material == Material::kEar || material == Material::kBrim;
+}
+
+}  // namespace
 
 LightRig::LightRig(const Lighting& light, const Rotation& head_to_camera) {
   const auto to_head = [&](Vec3 v) { return head_to_camera.inverse(v); };
@@ -41,10 +49,11 @@ Shader::Shader(const HeadShape& head, const HairShape& hair, const Nuisance& nui
   const float iris = face.iris_tone;
   iris_ = iris < 0.6f ? mix(kBrown, kGreen, iris / 0.6f) : mix(kGreen, kBlue, (iris - 0.6f) / 0.4f);
   gaze_ = direction(nuisance.gaze_yaw, nuisance.gaze_pitch);
+  half_ = unit(light_.key_direction + unit(camera_.towards(Vec3{})));
   socket_z_ = head.point(head.eye().x, head.eye().y).z - 0.105f;
 }
 
-Vec3 Shader::lit_surface(const Surface& s, Vec3 view, float lit) const {
+Vec3 Shader::diffuse(const Surface& s, float lit) const {
   // Under skin the light wanders, red the farthest: the terminator is soft and warm, and so is the
   // edge of a cast shadow.
   const float facing = dot(s.normal, light_.key_direction);
@@ -54,38 +63,60 @@ Vec3 Shader::lit_surface(const Surface& s, Vec3 view, float lit) const {
                      std::max(0.0f, (facing + 0.6f * other) / (1 + 0.6f * other))};
   const Vec3 arrives{lit + s.translucent * 0.45f * lit * (1 - lit), lit, lit};
   const float fill = std::max(0.0f, 0.15f + 0.85f * dot(s.normal, light_.fill_direction));
-  const Vec3 around = mix(light_.ground, light_.sky, 0.5f + 0.5f * dot(s.normal, light_.up));
   // What is reflected inside a fold of skin comes out redder.
   const float closed = s.translucent * (1 - s.occlusion);
-  const Vec3 ambient =
-      around * Vec3{s.occlusion + 0.25f * closed, s.occlusion, s.occlusion - 0.1f * closed};
-  Vec3 colour = s.albedo * (light_.key * wrapped * arrives + light_.fill * fill + ambient);
-  if (s.gloss > 0) {
-    const Vec3 half = unit(light_.key_direction + view);
-    const float aligned = std::max(0.0f, dot(s.normal, half));
-    const float lobe = s.sharp ? power16(power4(aligned)) : power16(aligned);
-    const float grazing = 1 - std::max(0.0f, dot(s.normal, view));
-    const float highlight = s.gloss * (lobe * lit * std::max(0.0f, std::min(1.0f, 3 * facing)));
-    colour += light_.key * highlight + around * (0.25f * s.gloss * s.occlusion * power4(grazing));
+  const Vec3 open{s.occlusion + 0.25f * closed, s.occlusion, s.occlusion - 0.1f * closed};
+  return light_.key * wrapped * arrives + light_.fill * fill + light_.around(s.normal) * open;
+}
+
+Vec3 Shader::shine(const Surface& s, Vec3 view, float lit) const {
+  const Vec3 half = unit(light_.key_direction + view);
+  const float aligned = std::max(0.0f, dot(s.normal, half));
+  const float lobe = s.sharp ? power16(power4(aligned)) : power16(aligned);
+  const float grazing = 1 - std::max(0.0f, dot(s.normal, view));
+  const float facing = clamp01(3 * dot(s.normal, light_.key_direction));
+  return light_.key * (lobe * lit * facing) +
+         light_.around(s.normal) * (0.25f * s.occlusion * power4(grazing));
+}
+
+Vec3 Shader::lit_surface(const Surface& s, Vec3 view, float lit) const {
+  const Vec3 colour = s.albedo * diffuse(s, lit);
+  return s.gloss > 0 ? colour + shine(s, view, lit) * s.gloss : colour;
+}
+
+void Shader::light_vertices(GridMesh& mesh) const {
+  const bool sheet = is_sheet(mesh.material);
+  for (Vertex& vertex : mesh.vertices) {
+    const Vec3 towards = camera_.towards(vertex.position);
+    const float facing = dot(vertex.normal, towards);
+    if (!sheet && facing < -4) continue;  // well behind the outline: in no visible triangle
+    const bool behind = sheet && facing < 0;
+    const Vec3 normal = behind ? vertex.normal * -1.0f : vertex.normal;
+    if (dot(normal, light_.key_direction) > -0.35f)
+      vertex.lit = shadow_.lit(vertex.position, normal);
+    if (mesh.material == Material::kFace) light_skin(vertex, unit(towards));
+    if (mesh.material == Material::kHair) light_hair(vertex, normal, behind);
   }
-  return colour;
 }
 
-Shaded Shader::shade(Material material, const Vertex& seen) const {
-  Vertex vertex = seen;
-  const Vec3 view = unit(camera_.towards(vertex.position));
-  const bool sheet =
-      material == Material::kHair || material == Material::kEar || material == Material::kBrim;
-  const bool behind = dot(vertex.normal, view) < 0;
-  if (behind && sheet) vertex.normal = vertex.normal * -1.0f;
-  const bool turned_away = dot(vertex.normal, light_.key_direction) < -0.35f;
-  const float lit = turned_away ? 0.0f : shadow_.lit(vertex.position, vertex.normal);
-  if (material == Material::kFace) return shade_face(vertex, view, lit);
-  if (material == Material::kHair) return shade_hair(vertex, view, behind ? 0.3f * lit : lit);
-  return {shade_cloth(material, vertex, view, lit), kBackground};
+void Shader::light_hair(Vertex& vertex, Vec3 normal, bool behind) const {
+  if (behind) vertex.lit *= 0.3f;
+  const float facing = dot(normal, light_.key_direction);
+  const float wrapped = std::max(0.0f, (facing + 0.25f) / 1.25f);
+  const float open = mix(0.75f, 1.0f, smooth(0.0f, 0.2f, vertex.w));
+  vertex.light =
+      light_.key * (wrapped * vertex.lit) + light_.around(normal) * open + light_.fill * 0.4f;
+  vertex.shine = light_.key * (0.55f * vertex.lit * smooth(-0.1f, 0.5f, facing));
 }
 
-Shaded Shader::shade_hair(const Vertex& vertex, Vec3 view, float lit) const {
+void Shader::shade(Material material, const Vertex& vertex, Shaded& shaded) const {
+  if (material == Material::kFace) return shade_face(vertex, shaded);
+  const bool hair = material == Material::kHair;
+  shaded.colour = hair ? shade_hair(vertex) : shade_cloth(material, vertex);
+  shaded.region = hair ? kHairRegion : kBackground;
+}
+
+Vec3 Shader::shade_hair(const Vertex& vertex) const {
   const HairStyle& style = hair_.style();
   const float u = vertex.u, v = vertex.v;
   // Curls wave to and fro along the strand; neighbouring locks are out of step.
@@ -101,26 +132,25 @@ Shaded Shader::shade_hair(const Vertex& vertex, Vec3 view, float lit) const {
       0.85f * style.grey * smooth(0.9f - style.grey, 1.5f - style.grey, 0.7f * fine + 0.6f * lock);
   const Vec3 strand =
       mix(style.colour, Vec3{0.36f, 0.35f, 0.34f}, grey) * std::max(0.15f, shade * 1.25f);
-  // Strands run down the shell: their highlights are bands across (Kajiya and Kay, 1989).
-  Vec3 along{0.35f * style.sweep + 0.5f * style.wave * std::cos(phase), -1, 0};
-  along = unit(along - vertex.normal * dot(along, vertex.normal));
-  const Vec3 half = unit(light_.key_direction + view);
-  const float tilt = dot(along, half) + 0.35f * (fine - 0.5f) - 0.08f;
-  const float band = power16(std::sqrt(std::max(0.0f, 1 - tilt * tilt)));
-  const float facing = dot(vertex.normal, light_.key_direction);
-  const float wrapped = std::max(0.0f, (facing + 0.25f) / 1.25f);
-  const float open = mix(0.75f, 1.0f, smooth(0.0f, 0.2f, vertex.w));
-  const Vec3 around = mix(light_.ground, light_.sky, 0.5f + 0.5f * dot(vertex.normal, light_.up));
-  Vec3 colour = strand * (light_.key * (wrapped * lit) + around * open + light_.fill * 0.4f);
+  // Strands run down the shell, in the plane across its normal: their highlights are bands across
+  // (Kajiya and Kay, 1989).
+  const Vec3 down{0.35f * style.sweep + 0.5f * style.wave * std::cos(phase), -1, 0};
+  const Vec3 normal = vertex.normal;
+  const float outwards = dot(down, normal), share = outwards / dot(normal, normal);
+  const float along = (dot(down, half_) - share * dot(normal, half_)) /
+                      std::sqrt(std::max(dot(down, down) - share * outwards, 1e-6f));
+  const float tilt = along + 0.35f * (fine - 0.5f) - 0.08f;
+  const float band = square(power4(std::max(0.0f, 1 - tilt * tilt)));
   const Vec3 sheen = mix(Vec3{0.10f, 0.10f, 0.10f}, strand * 1.5f, 0.6f);
-  colour += sheen * light_.key * (0.55f * band * lit * shade * smooth(-0.1f, 0.5f, facing));
-  return {colour, kHairRegion};
+  return strand * vertex.light + sheen * vertex.shine * (band * shade);
 }
 
-Vec3 Shader::shade_cloth(Material material, const Vertex& vertex, Vec3 view, float lit) const {
+Vec3 Shader::shade_cloth(Material material, const Vertex& vertex) const {
   const Wear& wear = nuisance_.wear;
   const float u = vertex.u, v = vertex.v;
-  Surface s{{}, vertex.normal};
+  const Vec3 view = unit(camera_.towards(vertex.position));
+  Surface s{{}, unit(vertex.normal)};
+  if (is_sheet(material) && dot(s.normal, view) < 0) s.normal = s.normal * -1.0f;
   if (material == Material::kEar) {
     s.albedo = skin_ * Vec3{1.02f, 0.86f, 0.82f};
     s.occlusion = mix(0.45f, 1, smooth(0.1f, 0.75f, vertex.w));
@@ -161,7 +191,7 @@ Vec3 Shader::shade_cloth(Material material, const Vertex& vertex, Vec3 view, flo
       s.albedo = s.albedo * (v > 0.93f ? 0.7f : 0.95f);
     }
   }
-  return lit_surface(s, view, lit);
+  return lit_surface(s, view, vertex.lit);
 }
 
 Vec3 Shader::through_lens(Vec3 behind, float x, float y) const {

@@ -20,6 +20,7 @@ enum Region : uint8_t {
   kHairRegion = 10,
 };
 
+// Filled in through references: returned in registers it would be taken apart and put together.
 struct Shaded {
   Vec3 colour;
   uint8_t region = kBackground;
@@ -28,6 +29,8 @@ struct Shaded {
 // Lights in the head's frame.
 struct LightRig {
   LightRig(const Lighting& light, const Rotation& head_to_camera);
+  // Ambient light on a surface with this normal.
+  Vec3 around(Vec3 normal) const { return mix(ground, sky, 0.5f + 0.5f * dot(normal, up)); }
   Vec3 key_direction, key, fill_direction, fill, up, sky, ground;
 };
 
@@ -46,15 +49,24 @@ class Shader {
   Shader(const HeadShape& head, const HairShape& hair, const Nuisance& nuisance,
          const Camera& camera, const LightRig& light, const ShadowMap& shadow);
 
-  Shaded shade(Material material, const Vertex& vertex) const;
+  // Fills in `lit`, and of face and hair `light` and `shine`, where the camera may see the mesh.
+  // A face's w becomes the strength of its freckles.
+  void light_vertices(GridMesh& mesh) const;
+  // `vertex` is mixed from such vertices; its normal need not have unit length.
+  void shade(Material material, const Vertex& vertex, Shaded& shaded) const;
   // What a lens makes of the colour behind it; `x`, `y` in pixels of the image.
   Vec3 through_lens(Vec3 behind, float x, float y) const;
 
  private:
   struct Feature;  // skin features collected at one point
-  Shaded shade_face(const Vertex& vertex, Vec3 view, float lit) const;
-  Shaded shade_hair(const Vertex& vertex, Vec3 view, float lit) const;
-  Vec3 shade_cloth(Material material, const Vertex& vertex, Vec3 view, float lit) const;
+  void light_skin(Vertex& vertex, Vec3 view) const;
+  void light_hair(Vertex& vertex, Vec3 normal, bool behind) const;
+  void shade_face(const Vertex& vertex, Shaded& shaded) const;
+  Vec3 shade_hair(const Vertex& vertex) const;
+  Vec3 shade_cloth(Material material, const Vertex& vertex) const;
+  // Light that reaches the surface, and what a gloss of 1 mirrors of it.
+  Vec3 diffuse(const Surface& surface, float lit) const;
+  Vec3 shine(const Surface& surface, Vec3 view, float lit) const;
   Vec3 lit_surface(const Surface& surface, Vec3 view, float lit) const;
 
   void add_complexion(const Vertex& vertex, Feature& feature) const;
@@ -65,8 +77,8 @@ class Shader {
   void add_beard(const Vertex& vertex, Feature& feature) const;
   void add_brow(const Vertex& vertex, Feature& feature) const;
   void add_scalp(const Vertex& vertex, Feature& feature) const;
-  void add_eye(const Vertex& vertex, Vec3 view, float lit, Shaded& shaded) const;
-  Vec3 eyeball(const Vertex& vertex, Vec3 view, float lit, float side, float below_lid) const;
+  void add_eye(const Vertex& vertex, Shaded& shaded) const;
+  Vec3 eyeball(const Vertex& vertex, float side, float below_lid) const;
 
   const HeadShape& head_;
   const HairShape& hair_;
@@ -77,6 +89,7 @@ class Shader {
   float pixel_;  // size of a pixel in head units
   float aged_;
   Vec3 skin_, brow_, beard_, iris_, gaze_, hair_colour_;
+  Vec3 half_;  // between the key light and the camera, as the head's middle sees them
   float socket_z_;
 };
 

@@ -6,14 +6,12 @@ namespace facetrain::synthetic {
 
 struct Shader::Feature {
   Vec3 albedo;
-  float gloss, occlusion;
-  float translucent = 1;
+  float gloss = 0.075f;
   uint8_t region = kSkin;
 };
 
-Shaded Shader::shade_face(const Vertex& vertex, Vec3 view, float lit) const {
-  const float fold = vertex.w;
-  Feature feature{skin_, 0.075f, clamp01(1 - 1.5f * std::max(fold - 0.01f, 0.0f))};
+void Shader::shade_face(const Vertex& vertex, Shaded& shaded) const {
+  Feature feature{skin_};
   add_complexion(vertex, feature);
   const float x = vertex.position.x, y = vertex.position.y;
   const bool front = std::abs(vertex.u) < 1.5f;
@@ -28,28 +26,43 @@ Shaded Shader::shade_face(const Vertex& vertex, Vec3 view, float lit) const {
     add_beard(vertex, feature);
   }
   if (!hair_.none() && (y > 0.25f || std::abs(vertex.u) > 0.9f)) add_scalp(vertex, feature);
-  const Surface surface{feature.albedo,       vertex.normal,     feature.gloss,
-                        feature.gloss > 0.2f, feature.occlusion, feature.translucent};
-  Shaded shaded{lit_surface(surface, view, lit), feature.region};
-  if (front && std::abs(y - head_.eye().y) < 0.22f) add_eye(vertex, view, lit, shaded);
-  return shaded;
+  Vec3 shining = vertex.shine;
+  if (feature.gloss > 0.2f) {  // wet: the highlight is narrower than vertices can carry
+    const Surface wet{{}, unit(vertex.normal), 1, true};
+    shining = shine(wet, unit(camera_.towards(vertex.position)), vertex.lit);
+  }
+  shaded.colour = feature.albedo * vertex.light + shining * feature.gloss;
+  shaded.region = feature.region;
+  if (front && std::abs(y - head_.eye().y) < 0.22f) add_eye(vertex, shaded);
 }
 
-void Shader::add_complexion(const Vertex& vertex, Feature& feature) const {
+// What changes slowly over the skin is left in its light.
+void Shader::light_skin(Vertex& vertex, Vec3 view) const {
   const FaceIdentity& face = head_.face();
-  const float x = 0.75f * vertex.u, y = vertex.position.y, ax = std::abs(vertex.position.x);
-  const float wide = noise(6.3f * x + 3, 6.3f * y), pores = noise(34 * x, 34 * y);
-  const float mottle = 0.11f * (wide - 0.5f) + (0.08f + 0.06f * aged_) * (pores - 0.5f);
-  feature.albedo = feature.albedo * (1 + mottle);
-  feature.gloss *= 0.55f + 0.9f * pores * (0.6f + 0.6f * wide);
+  const MouthCurves& mouth = head_.mouth();
+  const float y = vertex.position.y, ax = std::abs(vertex.position.x), t = ax / mouth.half_width;
+  float occlusion = clamp01(1 - 1.5f * std::max(vertex.w - 0.01f, 0.0f));
+  // Light falls into an open mouth; without this the teeth would be as dark as a fold.
+  if (t < 1 && y < mouth.inner_top(t) && y > mouth.inner_bottom(t)) occlusion = 0.85f;
+  const Surface skin{{}, vertex.normal, 1, false, occlusion, 1};
   // Blood shows in cheeks, nose and chin.
+  const float wide = noise(4.725f * vertex.u + 3, 6.3f * y) - 0.5f;
   const float cheeks = bump((ax - 0.42f) / 0.30f, (y + 0.22f) / 0.26f);
   const float nose = bump(ax / 0.17f, (y - head_.nose().tip) / 0.14f);
   const float chin = bump(ax / 0.25f, (y - head_.chin() - 0.1f) / 0.16f);
   const float red =
-      (0.15f + 0.30f * face.blush) * (cheeks + 0.8f * nose + 0.4f * chin) + 0.08f * (wide - 0.5f);
-  feature.albedo = feature.albedo * Vec3{1 + 0.12f * red, 1 - 0.42f * red, 1 - 0.38f * red};
-  const float freckled = std::max(face.freckles, 0.0f) * (cheeks + 0.7f * nose);
+      (0.15f + 0.30f * face.blush) * (cheeks + 0.8f * nose + 0.4f * chin) + 0.08f * wide;
+  const Vec3 tint = Vec3{1 + 0.12f * red, 1 - 0.42f * red, 1 - 0.38f * red} * (1 + 0.11f * wide);
+  vertex.light = diffuse(skin, vertex.lit) * tint;
+  vertex.shine = shine(skin, view, vertex.lit) * (1 + 0.6f * wide);
+  vertex.w = std::max(face.freckles, 0.0f) * (cheeks + 0.7f * nose);
+}
+
+void Shader::add_complexion(const Vertex& vertex, Feature& feature) const {
+  const float x = 0.75f * vertex.u, y = vertex.position.y, freckled = vertex.w;
+  const float pores = noise(34 * x, 34 * y);
+  feature.albedo = feature.albedo * (1 + (0.08f + 0.06f * aged_) * (pores - 0.5f));
+  feature.gloss *= 0.55f + 0.81f * pores;
   if (freckled > 0) {
     const float spot = freckled * smooth(0.66f, 0.82f, noise(27 * x + 11, 27 * y));
     feature.albedo = feature.albedo * (1 - 0.38f * spot);
@@ -115,7 +128,8 @@ void Shader::add_nose(const Vertex& vertex, Feature& feature) const {
   const float hole = bump((ax - 0.50f * nose.width) / (0.36f * nose.width),
                           (y - mix(nose.base, nose.tip, 0.30f)) / 0.030f);
   feature.albedo = feature.albedo * (1 - 0.93f * std::min(1.0f, 2 * hole));
-  feature.occlusion *= 1 - 0.45f * bump(ax / (1.2f * nose.width), (y - nose.base) / 0.05f);
+  const float under = bump(ax / (1.2f * nose.width), (y - nose.base) / 0.05f);
+  feature.albedo = feature.albedo * (1 - 0.25f * under);
   if (y > nose.tip - 0.03f && ax < 0.05f) feature.gloss *= 1.7f;
 }
 
@@ -155,9 +169,7 @@ void Shader::add_inner_mouth(float x, float y, float t, Feature& feature) const 
                           bump(t / 0.7f, (from_bottom - 0.02f) / 0.06f));
   const float shown = mix(0.35f, 1.0f, smooth(0.03f, 0.10f, mouth.gap_up + mouth.gap_down));
   feature.albedo = mix(feature.albedo, mix(tongue, white, shown * std::max(teeth, lower)), inside);
-  feature.occlusion = mix(feature.occlusion, 0.75f, inside);
   feature.gloss *= 1 - 0.6f * inside;
-  feature.translucent = 1 - inside;
   if (inside > 0.5f) feature.region = kInnerMouth;
 }
 
@@ -191,7 +203,6 @@ void Shader::add_beard(const Vertex& vertex, Feature& feature) const {
   const float cover = grow * smooth(0.15f, 0.65f, 0.55f * strand + 0.55f * grow);
   feature.albedo = mix(feature.albedo, beard_ * (0.55f + 0.9f * strand), 0.93f * cover);
   feature.gloss *= 1 - 0.8f * cover;
-  feature.translucent *= 1 - cover;
 }
 
 void Shader::add_brow(const Vertex& vertex, Feature& feature) const {
@@ -209,7 +220,6 @@ void Shader::add_brow(const Vertex& vertex, Feature& feature) const {
   const float cover = clamp01(body * head_.face().brow_dark * (0.62f + 0.75f * strand));
   feature.albedo = mix(feature.albedo, brow_, cover);
   feature.gloss *= 1 - cover;
-  feature.translucent *= 1 - cover;
   if (std::abs(across) < 1 && std::abs(s) < 1) feature.region = x < 0 ? kLeftBrow : kRightBrow;
 }
 
@@ -221,11 +231,10 @@ void Shader::add_scalp(const Vertex& vertex, Feature& feature) const {
   feature.albedo =
       mix(feature.albedo, hair_colour_ * (0.4f + 0.6f * noise(40 * u, 3 * y)), 0.92f * cover);
   feature.gloss *= 1 - cover;
-  feature.translucent *= 1 - cover;
   if (cover > 0.5f) feature.region = kHairRegion;
 }
 
-void Shader::add_eye(const Vertex& vertex, Vec3 view, float lit, Shaded& shaded) const {
+void Shader::add_eye(const Vertex& vertex, Shaded& shaded) const {
   const EyeCurves& eye = head_.eye();
   const float x = vertex.position.x, y = vertex.position.y,
               s = (std::abs(x) - eye.x) / eye.half_width;
@@ -242,13 +251,14 @@ void Shader::add_eye(const Vertex& vertex, Vec3 view, float lit, Shaded& shaded)
   const float inside = smooth(-0.4f * pixel_, 0.5f * pixel_, std::min(upper - y, y - lower));
   if (inside <= 0) return;
   const float side = x < 0 ? -1.0f : 1.0f;
-  shaded.colour = mix(shaded.colour, eyeball(vertex, view, lit, side, upper - y), inside);
+  shaded.colour = mix(shaded.colour, eyeball(vertex, side, upper - y), inside);
   if (inside > 0.5f) shaded.region = x < 0 ? kLeftEye : kRightEye;
 }
 
-Vec3 Shader::eyeball(const Vertex& vertex, Vec3 view, float lit, float side,
-                     float below_lid) const {
+Vec3 Shader::eyeball(const Vertex& vertex, float side, float below_lid) const {
   constexpr float kRadius = 0.125f;
+  const Vec3 view = unit(camera_.towards(vertex.position));
+  const float lit = vertex.lit;
   const EyeCurves& eye = head_.eye();
   const Vec3 centre{side * eye.x, eye.y, socket_z_};
   const Vec3 from = vertex.position - centre;

@@ -1,6 +1,7 @@
 // What GPU tests share: the device, or the reason why there is none.
 //
-// A test without a GPU is skipped, with that reason; FACETRAIN_REQUIRE_GPU=1 makes it fail instead.
+// Without a GPU main() skips everything, with that reason, or fails when FACETRAIN_REQUIRE_GPU=1;
+// where FACETRAIN_TEST_GPUS=0 lets it run, each test that wants one skips itself.
 #pragma once
 
 #include <c10/core/Device.h>

@@ -2,7 +2,7 @@
 //
 // Exit codes: 0 at least one test passed, 1 a failure or nothing to run, 77 everything was skipped
 // (ctest then says so). FACETRAIN_REQUIRE_GPU=N: fewer GPUs than N are a failure of every test
-// program. Tests that want several GPUs set FACETRAIN_TEST_GPUS.
+// program. FACETRAIN_TEST_GPUS (1) says how many the tests want.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -99,13 +99,12 @@ int run() {
                  missing().c_str());
     return 1;
   }
-  if (ranks == 0) return run_alone();
   if (count() < wanted) {
-    std::printf("[  SKIPPED ] all tests of %d ranks: they want %d GPUs, found %d. %s\n", ranks,
-                wanted, count(), missing().c_str());
+    std::printf("[  SKIPPED ] all tests (GPUs wanted: %d, found: %d). %s\n", wanted, count(),
+                missing().c_str());
     return kSkipped;
   }
-  return run_ranks(ranks);
+  return ranks == 0 ? run_alone() : run_ranks(ranks);
 }
 
 }  // namespace

@@ -224,11 +224,8 @@ ConfigNode& open_section(ConfigNode& root, const std::vector<std::string>& keys)
 
 void apply(ConfigNode& root, const Override& item) {
   ConfigNode& section = open_section(root, item.keys);
-  if (item.keys.size() > 1 && item.keys.back() == "name") {
-    const auto old = section.find("name");
-    if (!old || old->scalar != item.value->scalar)
-      std::erase_if(section.map, [](const auto& e) { return e.second->file != "command line"; });
-  }
+  if (item.keys.size() > 1 && item.keys.back() == "name")
+    std::erase_if(section.map, [](const auto& e) { return e.second->file != "command line"; });
   set_child(section, item.keys.back(), item.value);
 }
 
@@ -284,11 +281,17 @@ Config Config::load(const std::filesystem::path& file, std::span<const std::stri
 void Config::override_with(std::span<const std::string> overrides) {
   std::vector<Override> parsed;
   for (const auto& text : overrides) parsed.push_back(parse_override(text));
-  // Names first: they drop what the file said about the old choice, never what the command line
-  // says about the new one.
+  // Names first: they drop what the file says about its choice, never what the command line says.
   std::stable_partition(parsed.begin(), parsed.end(),
                         [](const auto& item) { return item.keys.back() == "name"; });
   for (const auto& item : parsed) apply(*node_, item);
+}
+
+void Config::set(const std::string& key, const std::string& text) {
+  auto node = config_detail::write(text);
+  node->file = "command line";
+  node->path = join_path(node_->path, key);
+  set_child(*node_, key, std::move(node));
 }
 
 bool Config::empty() const {

@@ -53,16 +53,6 @@ class GatherRows : public torch::autograd::Function<GatherRows> {
   }
 };
 
-double sum_of_squares(std::span<const at::Tensor> tensors) {
-  std::vector<at::Tensor> norms;
-  for (const at::Tensor& tensor : tensors) {
-    if (tensor.defined() && tensor.numel() > 0) {
-      norms.push_back(at::linalg_vector_norm(tensor.detach(), 2, std::nullopt, false, at::kDouble));
-    }
-  }
-  return norms.empty() ? 0 : at::stack(norms).square().sum().item<double>();
-}
-
 }  // namespace
 
 std::vector<int64_t> gather_counts(int64_t local, Communicator& comm) {
@@ -113,13 +103,6 @@ at::Tensor scatter_rows_sum(const at::Tensor& all, const std::vector<int64_t>& c
   const at::Tensor mine = at::empty(with_rows(all, most), in.options());
   comm.reduce_scatter(mine, in).wait();
   return mine.narrow(0, 0, counts[comm.rank()]);
-}
-
-double global_norm(std::span<const at::Tensor> replicated, std::span<const at::Tensor> sharded,
-                   Communicator& comm) {
-  const at::Tensor parts = at::full({1}, sum_of_squares(sharded), at::kDouble);
-  comm.all_reduce(parts, ReduceOp::kSum).wait();
-  return std::sqrt(sum_of_squares(replicated) + parts.item<double>());
 }
 
 }  // namespace facetrain

@@ -10,7 +10,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <span>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -43,10 +42,5 @@ at::Tensor gather_rows_detached(const at::Tensor& local, const std::vector<int64
 // **Collective.** Inverse: sums [Σ rows, ...] over ranks and returns this rank's rows.
 at::Tensor scatter_rows_sum(const at::Tensor& all, const std::vector<int64_t>& counts,
                             Communicator& comm);
-
-// **Collective.** The 2-norm over replicated tensors (counted once) and sharded tensors (each rank
-// holds its part), accumulated in double.
-double global_norm(std::span<const at::Tensor> replicated, std::span<const at::Tensor> sharded,
-                   Communicator& comm);
 
 }  // namespace facetrain

@@ -1,4 +1,4 @@
-// abort_world, fail_world and the signals: declared in world.h.
+// fail_world and the signals: declared in world.h.
 #include "comm/exit.h"
 
 #include <mpi.h>
@@ -56,8 +56,6 @@ void on_signal(int signal) {
 
 void set_exit_comm(MpiComm* comm) { exit_comm = comm; }
 
-void abort_world(int exit_code) { leave(exit_code, std::nullopt); }
-
 void fail_world(int exit_code, const std::string& message) { leave(exit_code, message); }
 
 void install_signal_handlers() {
@@ -65,7 +63,6 @@ void install_signal_handlers() {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file size is an error of the write, not the end
   for (const int signal : {SIGUSR1, SIGTERM}) {
     FT_CHECK(sigaction(signal, &action, nullptr) == 0, "cannot install a handler for signal {}",
              signal);

@@ -39,12 +39,9 @@ class World {
 };
 
 // Ends the whole job from one failed rank: tells the other ranks to leave quietly, then MPI_Abort.
-// Never returns. `message` has been printed by the caller. Safe without a World (exits).
-[[noreturn]] void abort_world(int exit_code);
-
-// The same, and prints `message` to standard error, once: when several ranks fail together (a wrong
-// configuration fails all of them), only the lowest of them prints. What main() calls with "[rank
-// 3] file:line: message".
+// Prints `message` to standard error, once: when several ranks fail together (a wrong configuration
+// fails all of them), only the lowest of them prints. Never returns. Safe without a World (exits).
+// What main() calls with "[rank 3] file:line: message".
 [[noreturn]] void fail_world(int exit_code, const std::string& message);
 
 // Signals. SIGUSR1: checkpoint at the next step boundary and exit 85. SIGTERM the same, and every

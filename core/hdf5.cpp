@@ -20,11 +20,23 @@ herr_t keep_first(unsigned, const H5E_error2_t* error, void* message) {
   return 0;
 }
 
+// Of "file write failed: time = .., error message = 'No space left on device', buf = 0x.." the
+// first and the last that a person can use.
+std::string readable(const std::string& text) {
+  const size_t details = text.find(": time = ");
+  if (details == std::string::npos) return text;
+  const std::string mark = "error message = '";
+  const size_t reason = text.find(mark, details);
+  if (reason == std::string::npos) return text.substr(0, details);
+  const size_t begin = reason + mark.size();
+  return text.substr(0, details) + ": " + text.substr(begin, text.find('\'', begin) - begin);
+}
+
 [[noreturn]] void fail(const std::string& what) {
   std::string message;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &message);
   H5Eclear2(H5E_DEFAULT);
-  FT_FAIL("{}: HDF5 says '{}'", what, message.empty() ? "no reason" : message);
+  FT_FAIL("{}: HDF5 says '{}'", what, message.empty() ? "no reason" : readable(message));
 }
 
 std::string attribute_text(const std::string& name) {
@@ -50,18 +62,6 @@ Hdf5Handle open_scalar(hid_t object, const std::string& name) {
   FT_CHECK(H5Sget_simple_extent_npoints(space) == 1, "{}: wanted one value, found {}",
            attribute_text(name), H5Sget_simple_extent_npoints(space));
   return attribute;
-}
-
-template <class T>
-T read_number(hid_t object, const std::string& name, H5T_class_t wanted, const char* wanted_name,
-              hid_t memory) {
-  const std::lock_guard lock(hdf5_mutex());
-  const Hdf5Handle attribute = open_scalar(object, name);
-  const Hdf5Handle type(H5Aget_type(attribute), H5Tclose, attribute_text(name));
-  FT_CHECK(H5Tget_class(type) == wanted, "{}: wanted {}", attribute_text(name), wanted_name);
-  T value{};
-  hdf5_check(H5Aread(attribute, memory, &value), "reading " + attribute_text(name));
-  return value;
 }
 
 std::string read_variable_string(hid_t attribute, hid_t type, const std::string& what) {
@@ -132,11 +132,13 @@ void write_attribute(hid_t object, const std::string& name, const std::string& v
 }
 
 int64_t read_int_attribute(hid_t object, const std::string& name) {
-  return read_number<int64_t>(object, name, H5T_INTEGER, "an integer", H5T_NATIVE_INT64);
-}
-
-double read_double_attribute(hid_t object, const std::string& name) {
-  return read_number<double>(object, name, H5T_FLOAT, "a floating-point number", H5T_NATIVE_DOUBLE);
+  const std::lock_guard lock(hdf5_mutex());
+  const Hdf5Handle attribute = open_scalar(object, name);
+  const Hdf5Handle type(H5Aget_type(attribute), H5Tclose, attribute_text(name));
+  FT_CHECK(H5Tget_class(type) == H5T_INTEGER, "{}: wanted an integer", attribute_text(name));
+  int64_t value = 0;
+  hdf5_check(H5Aread(attribute, H5T_NATIVE_INT64, &value), "reading " + attribute_text(name));
+  return value;
 }
 
 std::string read_string_attribute(hid_t object, const std::string& name) {

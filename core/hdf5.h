@@ -45,7 +45,6 @@ void write_attribute(hid_t object, const std::string& name, int64_t value);
 void write_attribute(hid_t object, const std::string& name, double value);
 void write_attribute(hid_t object, const std::string& name, const std::string& value);
 int64_t read_int_attribute(hid_t object, const std::string& name);
-double read_double_attribute(hid_t object, const std::string& name);
 std::string read_string_attribute(hid_t object, const std::string& name);
 bool has_attribute(hid_t object, const std::string& name);
 

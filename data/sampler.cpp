@@ -87,13 +87,13 @@ class JoinedSampler : public Sampler {
     if (!deal_.empty()) {
       const auto [set, ordinal] = deal_.front()(position);
       const int64_t size = sizes_[static_cast<size_t>(set)], epoch = ordinal / size;
-      return {set, order(set, epoch, size, (ordinal % size + attempt) % size), epoch};
+      return {set, order(set, epoch, size, (ordinal % size + attempt) % size)};
     }
     const int64_t epoch = position / total_;
     const int64_t index = order(-1, epoch, total_, (position % total_ + attempt) % total_);
     const auto after = std::upper_bound(first_.begin(), first_.end(), index);
     const int64_t set = after - first_.begin() - 1;
-    return {set, index - first_[static_cast<size_t>(set)], epoch};
+    return {set, index - first_[static_cast<size_t>(set)]};
   }
 
   std::vector<int64_t> first_, sizes_;
@@ -181,7 +181,7 @@ class BalancedSampler final : public Sampler {
                source.name());
       for (int64_t i = 0; i < source.size(); ++i) {
         if (const int64_t identity = source.identity(i); identity >= 0)
-          all.push_back({first_class + identity, {static_cast<int64_t>(set), i, 0}});
+          all.push_back({first_class + identity, {static_cast<int64_t>(set), i}});
       }
       first_class += source.identities();
     }
@@ -209,9 +209,7 @@ class BalancedSampler final : public Sampler {
       const int64_t groups = std::max<int64_t>(1, count / images_);
       const Permutation order(count, random_key(seed_, name_key("images"), person, pass / groups));
       const int64_t offset = pass % groups * images_ + row % images_ + attempt;
-      Draw draw = members_[static_cast<size_t>(begin + order(offset % count))];
-      draw.epoch = pass;
-      return draw;
+      return members_[static_cast<size_t>(begin + order(offset % count))];
     }
   }
 

@@ -16,7 +16,6 @@ namespace facetrain {
 struct Draw {
   int64_t set;    // which of the joined sets
   int64_t index;  // in that set
-  int64_t epoch;  // of that set
 };
 
 class Sampler {

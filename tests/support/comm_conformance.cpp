@@ -241,19 +241,6 @@ void scatter_rows_sum_is_the_inverse(Communicator& comm) {
   EXPECT_TRUE(at::allclose(mine, wanted, 1e-13, 1e-13));
 }
 
-void global_norm_counts_replicas_once_and_shards_all(Communicator& comm) {
-  // Squares: 9 from the replicated one, (r + 1)² · 2 from rank r's shard.
-  const std::vector<at::Tensor> replicated = {at::full({1}, 3, on_device(at::kFloat)),
-                                              at::Tensor()};
-  const std::vector<at::Tensor> sharded = {at::full({2}, comm.rank() + 1, on_device(at::kFloat))};
-  double squares = 9;
-  for (int r = 0; r < comm.size(); ++r) squares += 2. * (r + 1) * (r + 1);
-  EXPECT_NEAR(global_norm(replicated, sharded, comm), std::sqrt(squares), 1e-12);
-  // Squares of these overflow fp32, not double.
-  const std::vector<at::Tensor> large = {at::full({4}, 1e30f, on_device(at::kFloat))};
-  EXPECT_NEAR(global_norm(large, {}, comm) / 2e30, 1, 1e-6);
-}
-
 // Two layers on rows 5r … 5r + 4 of a batch: the reducer's gradient of the mean loss against one
 // rank's of the whole batch.
 void grad_reducer_gives_the_gradient_of_the_whole_batch(Communicator& comm) {
@@ -346,7 +333,6 @@ const std::vector<Case>& cases() {
       FT_CASE(gather_rows_takes_unequal_rows),
       FT_CASE(gather_rows_multiplies_its_gradient_by_size),
       FT_CASE(scatter_rows_sum_is_the_inverse),
-      FT_CASE(global_norm_counts_replicas_once_and_shards_all),
       FT_CASE(grad_reducer_gives_the_gradient_of_the_whole_batch)};
   return all;
 }

@@ -64,6 +64,14 @@ void rename_durably(const fs::path& from, const fs::path& to) {
   sync_folder(to.has_parent_path() ? to.parent_path() : fs::path("."));
 }
 
+void check_writable(const fs::path& file) {
+  FT_CHECK(!fs::is_directory(file), "{} is a folder; wanted the name of a file", file.string());
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  FT_CHECK(fs::is_directory(folder), "{}: there is no folder {}; make it first", file.string(),
+           folder.string());
+  const DurableFile probe(file);  // unpublished, it leaves nothing behind
+}
+
 void write_file_durably(const fs::path& file, const std::string& content) {
   DurableFile out(file);
   out.write(content.data(), content.size(), 0);

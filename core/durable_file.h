@@ -28,6 +28,9 @@ class DurableFile {
   bool published_ = false;
 };
 
+// Throws as a write of `file` would: for a missing or read-only folder, and for a folder of that
+// name. For commands that write at the end of long work.
+void check_writable(const std::filesystem::path& file);
 // Replaces `file` by `content`, all or nothing. Throws with the file's name.
 void write_file_durably(const std::filesystem::path& file, const std::string& content);
 // Renames within one folder and fsyncs that folder.

@@ -1,9 +1,9 @@
 #include "data/pairs.h"
 
 #include <algorithm>
-#include <fstream>
 
 #include "core/check.h"
+#include "core/durable_file.h"
 #include "core/random.h"
 
 namespace facetrain {
@@ -53,14 +53,10 @@ std::vector<Pair> make_pairs(int64_t identities, int64_t images, int64_t folds, 
 }
 
 void write_pairs(const std::filesystem::path& file, const std::vector<Pair>& pairs) {
-  const std::filesystem::path temporary = file.string() + ".tmp";
-  std::ofstream out(temporary, std::ios::binary);
-  out << "fold,i,j,same\n";
+  std::string text = "fold,i,j,same\n";
   for (const Pair& pair : pairs)
-    out << pair.fold << ',' << pair.i << ',' << pair.j << ',' << (pair.same ? 1 : 0) << '\n';
-  out.close();
-  FT_CHECK(out, "cannot write '{}' (is the disk full, or the folder read-only?)", file.string());
-  std::filesystem::rename(temporary, file);
+    text += fmt::format("{},{},{},{}\n", pair.fold, pair.i, pair.j, pair.same ? 1 : 0);
+  write_file_durably(file, text);
 }
 
 }  // namespace facetrain

@@ -82,17 +82,13 @@ void write_npy(const fs::path& file, const at::Tensor& rows) {
                   rows.size(1));
   const size_t unpadded = kMagicSize + 2 + 2 + header.size() + 1;
   header += std::string((64 - unpadded % 64) % 64, ' ') + "\n";  // data begins at a multiple of 64
-  std::ofstream stream(file, std::ios::binary);
-  stream.write(kMagic, kMagicSize);
-  const char version_and_size[4] = {1, 0, static_cast<char>(header.size() & 255),
-                                    static_cast<char>(header.size() >> 8)};
-  stream.write(version_and_size, 4);
-  stream << header;
-  stream.write(static_cast<const char*>(rows.data_ptr()),
-               static_cast<std::streamsize>(rows.nbytes()));
-  stream.close();
-  FT_CHECK(stream.good(), "{}: cannot write; is the folder there and has the disk room?",
-           file.string());
+  header.insert(0, {1, 0, static_cast<char>(header.size() & 255),
+                    static_cast<char>(header.size() >> 8)});  // the version and the length
+  header.insert(0, kMagic, kMagicSize);
+  DurableFile out(file);
+  out.write(header.data(), header.size(), 0);
+  out.write(rows.data_ptr(), rows.nbytes(), header.size());
+  out.publish();
 }
 
 // ---- HDF5
@@ -105,6 +101,18 @@ Hdf5Handle string_type() {
   return type;
 }
 
+void write_names(hid_t file, const std::vector<std::string>& names, const std::string& what) {
+  std::vector<const char*> pointers;
+  for (const auto& name : names) pointers.push_back(name.c_str());
+  const hsize_t count = pointers.size();
+  const Hdf5Handle type = string_type();
+  const Hdf5Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, what);
+  const Hdf5Handle dataset(
+      H5Dcreate2(file, "names", type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Dclose,
+      what);
+  hdf5_check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), what);
+}
+
 void write_hdf5(const fs::path& file, const Embeddings& embeddings) {
   const std::lock_guard lock(hdf5_mutex());
   const std::string what = file.string();
@@ -112,16 +120,7 @@ void write_hdf5(const fs::path& file, const Embeddings& embeddings) {
                     what);
   write_array(handle, "embeddings", H5T_IEEE_F32LE, embeddings.rows.sizes(),
               embeddings.rows.data_ptr());
-  if (embeddings.names.empty()) return;
-  std::vector<const char*> names;
-  for (const auto& name : embeddings.names) names.push_back(name.c_str());
-  const hsize_t count = names.size();
-  const Hdf5Handle type = string_type();
-  const Hdf5Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, what);
-  const Hdf5Handle dataset(
-      H5Dcreate2(handle, "names", type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Dclose,
-      what);
-  hdf5_check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, names.data()), what);
+  if (!embeddings.names.empty()) write_names(handle, embeddings.names, what);
   hdf5_check(H5Fflush(handle, H5F_SCOPE_GLOBAL), what);
 }
 
@@ -178,18 +177,17 @@ void write_embeddings(const fs::path& file, const Embeddings& embeddings) {
                static_cast<int64_t>(embeddings.names.size()) == embeddings.rows.size(0),
            "{} names for {} embeddings", embeddings.names.size(), embeddings.rows.size(0));
   const Embeddings plain{embeddings.rows.to(at::kCPU, at::kFloat).contiguous(), embeddings.names};
+  if (is_npy(file)) return write_npy(file, plain.rows);
   fs::path temporary = file;
   temporary += ".tmp";
   try {
-    if (is_npy(file))
-      write_npy(temporary, plain.rows);
-    else
-      write_hdf5(temporary, plain);
+    write_hdf5(temporary, plain);
     rename_durably(temporary, file);
-  } catch (...) {
+  } catch (const Error& error) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
-    throw;
+    FT_FAIL("cannot write '{}': {} (is the disk full, or the folder read-only?)", file.string(),
+            error.what());
   }
 }
 

@@ -8,10 +8,7 @@ namespace fs = std::filesystem;
 void write_export(const Config& section, Backbone& network, const ExportInfo& info,
                   const fs::path& file) {
   const auto exporter = Exporters::get().create(section);
-  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  FT_CHECK(fs::is_directory(folder), "{}: there is no folder {}; make it first", file.string(),
-           folder.string());
-  FT_CHECK(!fs::is_directory(file), "{} is a folder; wanted the name of a file", file.string());
+  check_writable(file);
   fs::path temporary = file;
   temporary += ".partial";
   try {

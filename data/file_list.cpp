@@ -5,6 +5,7 @@
 #include <charconv>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "core/check.h"
 #include "core/config.h"
@@ -70,6 +71,12 @@ int64_t parse_label(const std::string& text, const std::string& place) {
   return label;
 }
 
+void check_folder(const fs::path& folder) {
+  check_exists(folder);
+  FT_CHECK(fs::is_directory(folder), "wanted a folder of images, found the file '{}'",
+           folder.string());
+}
+
 }  // namespace
 
 void check_exists(const fs::path& path) {
@@ -89,9 +96,7 @@ void check_exists(const fs::path& path) {
 }
 
 FileList list_folder(const fs::path& folder) {
-  check_exists(folder);
-  FT_CHECK(fs::is_directory(folder), "wanted a folder of images, found the file '{}'",
-           folder.string());
+  check_folder(folder);
   FileList list{last_part(folder), folder, {}, {}};
   std::vector<fs::path> folders;
   std::map<std::string, int64_t> direct;
@@ -121,6 +126,15 @@ FileList list_folder(const fs::path& folder) {
   return list;
 }
 
+FileList list_images(const fs::path& folder) {
+  check_folder(folder);
+  FileList list{last_part(folder), folder, {}, {}};
+  for (const auto& [key, bytes] : images_below(folder, folder))
+    list.items.push_back({key, -1, bytes});
+  FT_CHECK(!list.items.empty(), "'{}' has no image (.jpg .jpeg .png .pgm .ppm)", folder.string());
+  return list;
+}
+
 FileList read_list(const fs::path& file) {
   check_exists(file);
   std::ifstream in(file);
@@ -144,6 +158,23 @@ FileList read_list(const fs::path& file) {
   FT_CHECK(!list.items.empty(), "the list file '{}' names no image: wanted lines `path<TAB>label`",
            file.string());
   return list;
+}
+
+std::string list_gaps(const FileList& list) {
+  constexpr size_t kShown = 10;
+  std::set<int64_t> labels;
+  for (const auto& item : list.items)
+    if (item.identity >= 0) labels.insert(item.identity);
+  if (labels.empty()) return "";
+  const int64_t gaps = *labels.rbegin() + 1 - static_cast<int64_t>(labels.size());
+  std::vector<int64_t> first;
+  int64_t next = 0;
+  for (const int64_t label : labels) {
+    for (; next < label && first.size() < kShown; ++next) first.push_back(next);
+    next = label + 1;
+  }
+  const std::string text = fmt::format("{}", fmt::join(first, ", "));
+  return gaps <= std::ssize(first) ? text : fmt::format("{} ... ({} in all)", text, gaps);
 }
 
 std::vector<uint8_t> read_bytes(const fs::path& file) {

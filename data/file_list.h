@@ -28,9 +28,15 @@ struct FileList {
 // a set without identities. Hidden files are ignored.
 FileList list_folder(const std::filesystem::path& folder);
 
+// Every image below `folder`, in byte order of their paths, as a set without identities.
+FileList list_images(const std::filesystem::path& folder);
+
 // Lines `path<TAB>label`, paths relative to the list's folder, labels >= 0. Errors name file and
 // line.
 FileList read_list(const std::filesystem::path& file);
+
+// The labels below the largest that no item has, "1, 2 ... (12 in all)"; empty when there are none.
+std::string list_gaps(const FileList& list);
 
 // The whole file. Throws with its name.
 std::vector<uint8_t> read_bytes(const std::filesystem::path& file);

@@ -1,5 +1,5 @@
-// The sources `folder` and `list`: image files as they lie on the disk, for sets that nobody
-// packed.
+// The sources `folder`, `list` and `images`: image files as they lie on the disk, for sets that
+// nobody packed.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -15,25 +15,21 @@ namespace {
 
 struct FileSourceOptions {
   std::string path;
-  int64_t memory = 1024;
-  void fields(auto& f) {
-    f("path", path, "folder or list file");
-    f("memory", memory, at_least(0),
-      "MiB: encoded images stay in memory once read when all of them fit into this");
-  }
+  void fields(auto& f) { f("path", path, "folder or list file"); }
 };
 
-// Encoded bytes are kept after the first read when the whole set is small enough.
+// Encoded bytes are kept after the first read when the whole set is no larger than this.
+constexpr int64_t kKeptBytes = int64_t{1} << 30;
+
 class FileSource : public Source {
  public:
-  FileSource(FileList list, const FileSourceOptions& options, const ImageOptions& images)
-      : list_(std::move(list)), images_(images) {
+  FileSource(FileList list, const ImageOptions& images) : list_(std::move(list)), images_(images) {
     int64_t bytes = 0;
     for (const auto& item : list_.items) {
       bytes += item.bytes;
       identities_ = std::max(identities_, item.identity + 1);
     }
-    if (bytes <= options.memory << 20) kept_.resize(list_.items.size());
+    if (bytes <= kKeptBytes) kept_.resize(list_.items.size());
     for (const std::string& warning : list_.warnings) log_warn("{}", warning);
   }
 
@@ -97,17 +93,37 @@ class FileSource : public Source {
 class FolderSource final : public FileSource {
  public:
   FolderSource(const FileSourceOptions& options, const ImageOptions& images)
-      : FileSource(list_folder(options.path), options, images) {}
+      : FileSource(list_folder(options.path), images) {}
 };
+
+class ImagesSource final : public FileSource {
+ public:
+  ImagesSource(const FileSourceOptions& options, const ImageOptions& images)
+      : FileSource(list_images(options.path), images) {}
+};
+
+// Labels become classes where the identity is asked for; eval and embed take any.
+FileList read_classes(const std::string& file, const ImageOptions& images) {
+  FileList list = read_list(file);
+  const bool classes = !images.columns || std::ranges::count(*images.columns, "identity") > 0;
+  const std::string gaps = classes ? list_gaps(list) : "";
+  FT_CHECK(gaps.empty(),
+           "{}: wanted labels 0, 1, 2 ... with an image each, found none of: {}; number them "
+           "without gaps (or `facetrain shards pack --allow-gaps`)",
+           file, gaps);
+  return list;
+}
 
 class ListSource final : public FileSource {
  public:
   ListSource(const FileSourceOptions& options, const ImageOptions& images)
-      : FileSource(read_list(options.path), options, images) {}
+      : FileSource(read_classes(options.path, images), images) {}
 };
 
 const bool folder_registered = Sources::get().add<FolderSource, FileSourceOptions>(
     "folder", "image files in one folder an identity (JPEG, PNG, PGM, PPM)");
+const bool images_registered = Sources::get().add<ImagesSource, FileSourceOptions>(
+    "images", "every image file below a folder in the order of the paths, without identities");
 const bool list_registered = Sources::get().add<ListSource, FileSourceOptions>(
     "list", "image files named by a list file, lines path<TAB>label");
 

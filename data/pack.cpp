@@ -1,6 +1,7 @@
 #include "data/pack.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/check.h"
 #include "core/random.h"
@@ -23,13 +24,18 @@ std::vector<uint8_t> to_png(Image image, int channels) {
   return encode_png(image);
 }
 
+// The bytes that a shard stores.
+std::vector<uint8_t> stored_image(const FileList& list, const FileList::Item& item) {
+  std::vector<uint8_t> bytes = read_bytes(list.file(item));
+  const ImageInfo info = probe_image(bytes);
+  return info.format == ImageFormat::kPnm ? to_png(decode_image(bytes), info.channels) : bytes;
+}
+
 ShardRecord make_record(const FileList& list, const FileList::Item& item) {
   ShardRecord record;
   try {
-    record.image = read_bytes(list.file(item));
-    const ImageInfo info = probe_image(record.image);
-    Image image = decode_image(record.image);
-    if (info.format == ImageFormat::kPnm) record.image = to_png(std::move(image), info.channels);
+    record.image = stored_image(list, item);
+    decode_image(record.image);
   } catch (const Error& error) {
     FT_FAIL("'{}' is no whole image: {}; remove it, or its line of the list, and run again",
             list.file(item).string(), error.what());
@@ -39,14 +45,27 @@ ShardRecord make_record(const FileList& list, const FileList::Item& item) {
   return record;
 }
 
-std::vector<int64_t> find_gaps(const FileList& list, int64_t identities) {
-  std::vector<bool> seen(static_cast<size_t>(identities), false);
-  for (const auto& item : list.items)
-    if (item.identity >= 0) seen[static_cast<size_t>(item.identity)] = true;
-  std::vector<int64_t> gaps;
-  for (size_t i = 0; i < seen.size(); ++i)
-    if (!seen[i]) gaps.push_back(static_cast<int64_t>(i));
-  return gaps;
+void check_enough_images(const FileList& list, int64_t wanted) {
+  std::map<int64_t, int64_t> images;
+  std::map<int64_t, std::string> first;
+  for (const auto& item : list.items) {
+    ++images[item.identity];
+    first.try_emplace(item.identity, item.key);
+  }
+  constexpr size_t kShown = 5;
+  std::vector<std::string> few;
+  int64_t count = 0;
+  for (const auto& [identity, number] : images) {
+    if (identity < 0 || number >= wanted) continue;
+    ++count;
+    if (few.size() < kShown)
+      few.push_back(fmt::format("label {} ('{}')", identity, first[identity]));
+  }
+  FT_CHECK(
+      count == 0,
+      "wanted at least {} images of each identity, found fewer for {} of {}: {}{}; add images, "
+      "leave these out, or keep them with --min-images 1",
+      wanted, count, images.size(), fmt::join(few, ", "), count > std::ssize(few) ? " ..." : "");
 }
 
 uint64_t fingerprint(const FileList& list, const PackOptions& options) {
@@ -71,14 +90,15 @@ PackResult pack_set(const PackOptions& options) {
   }
   FT_CHECK(result.identities <= int64_t{1} << 31,
            "label {} is too large: number the labels 0 ... C-1", result.identities - 1);
-  const auto gaps = find_gaps(list, result.identities);
+  const std::string gaps = list_gaps(list);
   if (!gaps.empty()) {
     FT_CHECK(options.allow_gaps,
              "wanted labels 0 ... {} with an image each, found none of: {}; number them without "
              "gaps, or pass --allow-gaps",
-             result.identities - 1, list_some(gaps));
-    result.warnings.push_back(fmt::format("labels without an image: {}", list_some(gaps)));
+             result.identities - 1, gaps);
+    result.warnings.push_back(fmt::format("labels without an image: {}", gaps));
   }
+  check_enough_images(list, options.min_images);
 
   ShardSetPlan plan;
   plan.out = options.out;
@@ -91,6 +111,9 @@ PackResult pack_set(const PackOptions& options) {
   plan.jobs = options.jobs;
   plan.record = [&list](int64_t i) {
     return make_record(list, list.items[static_cast<size_t>(i)]);
+  };
+  plan.image = [&list](int64_t i) {
+    return stored_image(list, list.items[static_cast<size_t>(i)]);
   };
   plan.progress = options.progress;
   result.set = write_shard_set(plan);

@@ -73,6 +73,19 @@ void write_shard(const ShardSetPlan& plan, int64_t shard, Progress& progress,
   writer.finish();
 }
 
+void check_unchanged(const ShardSetPlan& plan, int64_t shard) {
+  if (!plan.image) return;
+  const ShardReader reader(shard_file(plan, shard), std::vector<std::string>{});
+  std::vector<uint8_t> stored;
+  for (int64_t i = 0; i < reader.size(); ++i) {
+    reader.read_image(i, stored);
+    FT_CHECK(stored == plan.image(plan.begin[shard] + i),
+             "'{}', sample {}: this finished shard was made of another version of the image; "
+             "remove the shard, or choose an empty folder for --out, and run again",
+             reader.file().string(), i);
+  }
+}
+
 }  // namespace
 
 ShardSetResult write_shard_set(const ShardSetPlan& plan) {
@@ -92,9 +105,11 @@ ShardSetResult write_shard_set(const ShardSetPlan& plan) {
   std::vector<std::exception_ptr> errors(static_cast<size_t>(shards));
   const auto work = [&] {
     for (int64_t shard = next++; shard < shards && !stop; shard = next++) {
-      if (finished.contains(shard)) continue;
       try {
-        write_shard(plan, shard, progress, stop);
+        if (finished.contains(shard))
+          check_unchanged(plan, shard);
+        else
+          write_shard(plan, shard, progress, stop);
       } catch (...) {
         errors[static_cast<size_t>(shard)] = std::current_exception();
         stop = true;

@@ -19,7 +19,10 @@ struct ShardSetPlan {
   std::vector<Column> columns;
   std::vector<int64_t> begin;  // [shards + 1]: shard s holds records begin[s] ... begin[s + 1] - 1
   int64_t jobs = 1;            // threads, a shard each: as many shards are in memory
-  std::function<ShardRecord(int64_t)> record;                 // any thread
+  std::function<ShardRecord(int64_t)> record;  // any thread
+  // The image of a record as record() gives it, for less: kept shards are compared with it. Empty:
+  // the fingerprint covers the images. Any thread.
+  std::function<std::vector<uint8_t>(int64_t)> image;
   std::function<void(int64_t done, int64_t total)> progress;  // records; any thread, one at a time
 };
 
@@ -30,7 +33,7 @@ struct ShardSetResult {
 
 // The files are the same bytes for any number of jobs and after any interruption: finished shards
 // are kept, what an interruption left half done is done again. Throws when the folder holds shards
-// of another set, and on the first failure.
+// of another set or of images that have changed since, and on the first failure.
 ShardSetResult write_shard_set(const ShardSetPlan& plan);
 
 // Cuts records of these lengths into shards of at most `images` records (0: any number) that end

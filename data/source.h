@@ -51,10 +51,11 @@ class Source {
   virtual std::string key(int64_t index) const { return describe(index); }
 };
 using Sources =
-    Registry<Source, const ImageOptions&>;  // shards | folder | list; each has an option `path`
+    Registry<Source, const ImageOptions&>;  // shards | folder | list | images; option `path`
 
 // Opens `data.train`, an evaluation set, or a path of the command line: a folder of shards (*.h5)
-// or one shard, `folder:PATH` (a folder per identity), `list:FILE` (lines `path<TAB>label`).
+// or one shard, `folder:PATH` (a folder per identity), `list:FILE` (lines `path<TAB>label`),
+// `images:PATH` (every image below, no identities).
 std::shared_ptr<const Source> open_source(const std::string& where, const ImageOptions& options);
 
 // How many images each identity of a set has.

@@ -78,13 +78,13 @@ std::string source_of_path(const std::string& path) {
   if (!fs::is_directory(path)) return path;
   for (const auto& entry : fs::directory_iterator(path))
     if (entry.path().extension() == ".h5") return path;
-  return "folder:" + path;
+  return "images:" + path;
 }
 
 PairSet open_pair_set(const std::string& images, const fs::path& pairs,
                       const ImageOptions& options) {
   ImageOptions plain = options;
-  plain.columns = std::vector<std::string>{"identity"};
+  plain.columns.emplace();  // no labels: pairs say who is who
   auto source = open_source(source_of_path(images), plain);
   PairList list = is_csv_pairs(pairs) ? read_csv_pairs(pairs, source->size())
                                       : locate(read_lfw_pairs(pairs), *source, pairs);

@@ -22,7 +22,7 @@ struct PairSet {
 PairSet open_pair_set(const std::string& images, const std::filesystem::path& pairs,
                       const ImageOptions& options);
 
-// What open_source wants for a path of the command line: a folder without shards is `folder:PATH`.
+// What open_source wants for a path of the command line: a folder without shards is `images:PATH`.
 std::string source_of_path(const std::string& path);
 
 }  // namespace facetrain

@@ -40,6 +40,7 @@ PackOptions options(const TemporaryFolder& folder, const std::string& out, int64
   result.in = folder.path() / "people";
   result.out = folder.path() / out;
   result.jobs = jobs;
+  result.min_images = 1;
   result.shard_images = 3;
   result.shard_bytes = 0;
   return result;
@@ -106,6 +107,43 @@ TEST(Pack, RefusesTheFolderOfAnotherSet) {
   write_file(folder.path() / "file", {1});
   EXPECT_THAT(error_of([&] { pack_set(options(folder, "file")); }),
               HasSubstr("cannot make the folder"));
+}
+
+// The fingerprint knows names and lengths; a finished shard is compared with the bytes themselves.
+TEST(Pack, RefusesToKeepAShardOfAnImageThatChanged) {
+  const TemporaryFolder folder;
+  write_people(folder.path() / "people");
+  pack_set(options(folder, "out"));
+  const auto before = shards_of(folder.path() / "out");
+  const fs::path grey = folder.path() / "people" / "carl" / "0.pgm";
+  auto bytes = read_file(grey);
+  bytes.back() ^= 1;
+  write_file(grey, bytes);
+  const std::string message = error_of([&] { pack_set(options(folder, "out")); });
+  EXPECT_THAT(message, HasSubstr("out-00002.h5', sample 1: this finished shard"));
+  EXPECT_THAT(message, HasSubstr("remove the shard"));
+  EXPECT_EQ(shards_of(folder.path() / "out"), before);
+  fs::remove(folder.path() / "out" / "out-00002.h5");
+  EXPECT_EQ(pack_set(options(folder, "out")).set.kept, 2);
+  EXPECT_NE(shards_of(folder.path() / "out"), before);
+}
+
+TEST(Pack, RefusesIdentitiesWithFewerImagesThanWanted) {
+  const TemporaryFolder folder;
+  write_people(folder.path() / "people");
+  auto wanted = options(folder, "out");
+  wanted.min_images = PackOptions{}.min_images;
+  const std::string message = error_of([&] { pack_set(wanted); });
+  for (const char* part :
+       {"at least 2 images", "1 of 3", "label 2 ('carl/0.pgm')", "--min-images 1"})
+    EXPECT_THAT(message, HasSubstr(part));
+  EXPECT_FALSE(fs::exists(folder.path() / "out"));
+  wanted.min_images = 4;
+  EXPECT_THAT(error_of([&] { pack_set(wanted); }),
+              HasSubstr("2 of 3: label 1 ('bert/0.png'), label 2"));
+  fs::remove_all(folder.path() / "people" / "carl");
+  wanted.min_images = 2;
+  EXPECT_EQ(pack_set(wanted).identities, 2);
 }
 
 TEST(Pack, NamesAnImageThatIsDamagedAndWritesNoShardOfIt) {
@@ -227,7 +265,7 @@ TEST(Pairs, FileIsCsv) {
   const auto bytes = read_file(folder.path() / "pairs.csv");
   EXPECT_EQ(std::string(bytes.begin(), bytes.end()), "fold,i,j,same\n0,1,2,1\n1,30,4,0\n");
   EXPECT_THAT(error_of([&] { write_pairs(folder.path() / "none" / "p.csv", {}); }),
-              HasSubstr("cannot write"));
+              HasSubstr("p.csv: cannot create"));
 }
 
 }  // namespace

@@ -88,7 +88,13 @@ TEST(ListSource, ReadsPathsBesideTheList) {
   write_file(folder.path() / "images" / "c.png", png(2));
   const std::string text = "images/c.png\t4\r\n\nimages/a b.png\t0\n";
   write_file(folder.path() / "list.txt", {text.begin(), text.end()});
-  const auto source = open_source("list:" + (folder.path() / "list.txt").string(), {});
+  const std::string where = "list:" + (folder.path() / "list.txt").string();
+  const std::string gaps = error_of([&] { open_source(where, {}); });
+  for (const char* part : {"list.txt", "found none of: 1, 2, 3", "without gaps"})
+    EXPECT_THAT(gaps, HasSubstr(part));
+  ImageOptions no_labels;
+  no_labels.columns.emplace();
+  const auto source = open_source(where, no_labels);  // nobody asks for classes
   ASSERT_EQ(source->size(), 2);
   EXPECT_EQ(source->identity(0), 4);
   EXPECT_EQ(source->identities(), 5);
@@ -97,6 +103,33 @@ TEST(ListSource, ReadsPathsBesideTheList) {
   const IdentityCounts counts = count_identities(*source);
   EXPECT_EQ(counts.gaps, (std::vector<int64_t>{1, 2, 3}));
   EXPECT_EQ(list_some(counts.gaps), "1, 2, 3");
+}
+
+TEST(ListSource, ManyGapsAreCounted) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "x.png", png(1));
+  const std::string text = "x.png\t2000000000\nx.png\t1\n";
+  write_file(folder.path() / "list.txt", {text.begin(), text.end()});
+  EXPECT_THAT(error_of([&] { open_source("list:" + (folder.path() / "list.txt").string(), {}); }),
+              HasSubstr("0, 2, 3, 4, 5, 6, 7, 8, 9, 10 ... (1999999999 in all)"));
+}
+
+TEST(ImagesSource, TakesEveryImageInTheOrderOfPaths) {
+  const TemporaryFolder folder;
+  int64_t number = 0;
+  for (const char* name : {"z.png", "a/2.png", "a/deep/1.png", "a-b/0.png", "a.png", "b/x.png"})
+    write_file(folder.path() / name, png(++number));
+  write_file(folder.path() / ".hidden" / "x.png", png(9));
+  const auto source = open_source("images:" + folder.path().string(), {});
+  std::vector<std::string> keys;
+  for (int64_t i = 0; i < source->size(); ++i) keys.push_back(source->key(i));
+  EXPECT_EQ(keys, (std::vector<std::string>{"a-b/0.png", "a.png", "a/2.png", "a/deep/1.png",
+                                            "b/x.png", "z.png"}));
+  EXPECT_EQ(source->identities(), 0);
+  EXPECT_EQ(source->identity(3), -1);
+  fs::create_directories(folder.path() / "empty");
+  EXPECT_THAT(error_of([&] { open_source("images:" + (folder.path() / "empty").string(), {}); }),
+              HasSubstr("has no image"));
 }
 
 TEST(ListSource, ErrorsNameTheLine) {
@@ -265,7 +298,7 @@ TEST_P(SourceConformance, KeepsTheContract) {
     where = (folder.path() / "set").string();
   } else {
     write_tiny_faces(folder.path() / "faces", 3, 2, 8);
-    where = "folder:" + (folder.path() / "faces").string();
+    where = GetParam() + ":" + (folder.path() / "faces").string();
     if (GetParam() == "list") {
       const std::string text =
           "faces/id_000/000.ppm\t0\nfaces/id_000/001.ppm\t0\nfaces/id_001/000.ppm\t1\n"
@@ -273,15 +306,18 @@ TEST_P(SourceConformance, KeepsTheContract) {
       write_file(folder.path() / "list", {text.begin(), text.end()});
       where = "list:" + (folder.path() / "list").string();
     } else {
-      ASSERT_EQ(GetParam(), "folder") << "a new source needs its data here";
+      ASSERT_TRUE(GetParam() == "folder" || GetParam() == "images")
+          << "a new source needs its data here";
     }
   }
   const auto source = open_source(where, {});
   ASSERT_EQ(source->size(), 6);
-  EXPECT_EQ(source->identities(), 3);
+  const bool labelled = GetParam() != "images";
+  EXPECT_EQ(source->identities(), labelled ? 3 : 0);
   for (int64_t i = 0; i < 6; ++i) {
     const Sample a = source->read(i), b = source->read(i);
-    EXPECT_EQ(a.fields.at("identity").item<int64_t>(), source->identity(i));
+    ASSERT_EQ(a.fields.contains("identity"), labelled);
+    EXPECT_EQ(labelled ? a.fields.at("identity").item<int64_t>() : -1, source->identity(i));
     EXPECT_EQ(a.fields.at("image").scalar_type(), at::kByte);
     EXPECT_TRUE(a.fields.at("image").equal(b.fields.at("image")));
     EXPECT_NE(a.fields.at("image").const_data_ptr(), b.fields.at("image").const_data_ptr());

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/model_arguments.h"
 #include "comm/world.h"
+#include "core/durable_file.h"
 #include "core/log.h"
 #include "eval/embeddings.h"
 #include "eval/pair_set.h"
@@ -15,7 +16,7 @@ namespace {
 
 struct EmbedArguments {
   ModelArguments model;
-  std::string out;
+  std::string out, device = "cpu";
   int64_t batch = 64;
 };
 
@@ -24,11 +25,12 @@ void embed(EmbedArguments arguments) {
   if (!is_embeddings_file(arguments.out))
     throw CLI::ValidationError(
         "embed", "wanted -o FILE that ends in .h5 or .npy, found '" + arguments.out + "'");
-  const auto world = World::create({arguments.model.device, 0});
+  const auto world = World::create({arguments.device, 0});
+  if (world->comm().rank() == 0) check_writable(arguments.out);
   const LoadedModel model =
       load_model(arguments.model.what, arguments.model.overrides, world->device());
   ImageOptions images = model.images;
-  images.columns = std::vector<std::string>{"identity"};
+  images.columns.emplace();  // no labels
   const auto source = open_source(source_of_path(arguments.model.path), images);
   Embeddings result;
   result.rows = embed_source(*source, embed_function(model, world->device()),
@@ -56,6 +58,7 @@ void add_embed_command(CLI::App& app) {
                    "`embeddings` [N, D] and `names` as .h5, or the array alone as .npy")
       ->type_name("FILE")
       ->required();
+  command->add_option("--device", arguments->device, "cpu | cuda | cuda:N")->capture_default_str();
   command->add_option("--batch", arguments->batch, "images at once")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();

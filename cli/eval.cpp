@@ -19,7 +19,7 @@ namespace {
 
 struct EvalArguments {
   ModelArguments model;
-  std::string protocol = "pairs", images, pairs, json;
+  std::string protocol = "pairs", images, pairs, json, device = "cpu";
   bool flip = true;
   int64_t batch = 64;
 };
@@ -68,16 +68,31 @@ Verification evaluate_model(const EvalArguments& arguments, World& world, std::s
   return verify_pairs(rows, set.pairs, keys_of(*set.source));
 }
 
-void eval(EvalArguments arguments) {
+// Refuses what a file of embeddings, or a baseline, has no use for.
+void check_used(const CLI::App& command, const EvalArguments& arguments,
+                const std::vector<std::string>& unused) {
+  std::vector<std::string> given = arguments.model.overrides;
+  for (const auto& option : unused)
+    if (command.count(option) > 0) given.push_back(option);
+  if (!given.empty())
+    throw CLI::ValidationError("eval", fmt::format("{} runs no network, so {} would do nothing: "
+                                                   "leave it out",
+                                                   arguments.model.what, fmt::join(given, ", ")));
+}
+
+void eval(const CLI::App& command, EvalArguments arguments) {
   arguments.model.split();
   const bool file = is_embeddings_file(arguments.model.what);
+  const EmbedFunction features = baseline(arguments.model.what);
+  if (file) check_used(command, arguments, {"--no-flip", "--batch", "--device"});
+  if (features) check_used(command, arguments, {"--no-flip", "--device"});
   if (arguments.pairs.empty()) throw CLI::ValidationError("eval", "wanted --pairs FILE");
   if (file == !arguments.images.empty())
     throw CLI::ValidationError("eval", file ? "an embeddings file takes no --images"
                                             : "a network wants --images DIR|SHARDS");
-  const auto world = World::create({arguments.model.device, 0});
+  const auto world = World::create({arguments.device, 0});
+  if (world->comm().rank() == 0 && !arguments.json.empty()) check_writable(arguments.json);
   std::string described = arguments.model.what;
-  const EmbedFunction features = baseline(arguments.model.what);
   const Verification result = file       ? evaluate_file(arguments)
                               : features ? evaluate_baseline(arguments, features, *world)
                                          : evaluate_model(arguments, *world, described);
@@ -112,6 +127,7 @@ void add_eval_command(CLI::App& app) {
       ->type_name("FILE");
   command->add_flag("--flip,!--no-flip", arguments->flip,
                     "add the embedding of the mirrored image (default)");
+  command->add_option("--device", arguments->device, "cpu | cuda | cuda:N")->capture_default_str();
   command->add_option("--batch", arguments->batch, "images at once")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
@@ -124,7 +140,7 @@ void add_eval_command(CLI::App& app) {
       "  facetrain eval weights.safetensors --images sets/synth-test --pairs "
       "sets/synth-test/pairs.csv model.name=iresnet18\n"
       "  facetrain eval embeddings.npy --protocol pairs --pairs pairs.csv");
-  command->callback([arguments] { eval(*arguments); });
+  command->callback([command, arguments] { eval(*command, *arguments); });
 }
 
 }  // namespace facetrain

@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/model_arguments.h"
+#include "core/durable_file.h"
 #include "core/log.h"
 #include "export/exporter.h"
 #include "trainer/model_loader.h"
@@ -18,6 +19,7 @@ struct ExportArguments {
 
 void export_model(ExportArguments arguments) {
   arguments.model.split();
+  check_writable(arguments.out);
   const LoadedModel model = load_model(arguments.model.what, arguments.model.overrides, c10::kCPU);
   auto section = std::make_shared<ConfigNode>();
   section->kind = ConfigNode::Kind::kMap;

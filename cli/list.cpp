@@ -25,12 +25,24 @@ void print_fields(const std::vector<FieldInfo>& fields) {
                field.allowed.empty() ? "" : fmt::format(" ({})", field.allowed));
 }
 
+// What was asked for, and the words that could have been.
+struct Wanted {
+  std::string only;
+  std::vector<std::string> known;
+  bool found = false;
+  bool takes(const std::string& word) {
+    known.push_back(word);
+    found |= only == word;
+    return only.empty() || only == word;
+  }
+};
+
 template <class Products>
-void print_registry(const char* title, const std::string& only) {
-  const auto& entries = Products::get().entries();
+void print_registry(const char* title, Wanted& wanted) {
+  const bool all = wanted.takes(title);
   bool shown = false;
-  for (const auto& entry : entries) {
-    if (!only.empty() && only != entry.name && only != title) continue;
+  for (const auto& entry : Products::get().entries()) {
+    if (!wanted.takes(entry.name) && !all) continue;
     if (!shown) fmt::print("{}\n", title);
     shown = true;
     fmt::print("  {:<20} {}\n", entry.name, entry.meaning);
@@ -39,29 +51,35 @@ void print_registry(const char* title, const std::string& only) {
 }
 
 template <class Options>
-void print_section(const char* title, const std::string& only) {
-  if (!only.empty() && only != title) return;
+void print_section(const char* title, Wanted& wanted) {
+  if (!wanted.takes(title)) return;
   fmt::print("{}\n", title);
   print_fields(list_fields<Options>());
 }
 
 void list(const std::string& only) {
-  print_registry<Backbones>("backbones", only);
-  print_registry<Margins>("margins", only);
-  print_registry<Recipes>("recipes", only);
-  print_registry<Sources>("sources", only);
-  print_registry<Samplers>("samplers", only);
-  print_registry<Transforms>("transforms", only);
-  print_registry<Schedules>("schedules", only);
-  print_registry<Optimizers>("optimizers", only);
-  print_registry<Exporters>("exporters", only);
-  print_section<RunOptions>("sections", only);
-  print_section<DataOptions>("data", only);
-  print_section<ClassifierOptions>("classifier", only);
-  print_section<TrainerOptions>("trainer", only);
-  print_section<CheckpointOptions>("checkpoint", only);
-  print_section<EvalOptions>("eval", only);
-  print_section<LogOptions>("log", only);
+  Wanted wanted{only, {}, only.empty()};
+  print_registry<Backbones>("backbones", wanted);
+  print_registry<Margins>("margins", wanted);
+  print_registry<Recipes>("recipes", wanted);
+  print_registry<Sources>("sources", wanted);
+  print_registry<Samplers>("samplers", wanted);
+  print_registry<Transforms>("transforms", wanted);
+  print_registry<Schedules>("schedules", wanted);
+  print_registry<Optimizers>("optimizers", wanted);
+  print_registry<Exporters>("exporters", wanted);
+  print_section<RunOptions>("sections", wanted);
+  print_section<DataOptions>("data", wanted);
+  print_section<ClassifierOptions>("classifier", wanted);
+  print_section<TrainerOptions>("trainer", wanted);
+  print_section<CheckpointOptions>("checkpoint", wanted);
+  print_section<EvalOptions>("eval", wanted);
+  print_section<LogOptions>("log", wanted);
+  if (wanted.found) return;
+  const std::string guess = config_detail::nearest(only, wanted.known);
+  throw CLI::ValidationError(
+      "list", fmt::format("there is no '{}'{}; `facetrain list` alone shows everything", only,
+                          guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess)));
 }
 
 }  // namespace

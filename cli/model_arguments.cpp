@@ -23,7 +23,6 @@ void ModelArguments::add(CLI::App& command, const std::string& meaning, bool tak
       ->type_name(takes_path ? "MODEL PATH [section.key=value ...]"
                              : "MODEL [section.key=value ...]")
       ->required();
-  command.add_option("--device", device, "cpu | cuda | cuda:N")->capture_default_str();
 }
 
 void ModelArguments::split() {

@@ -12,8 +12,7 @@ struct ModelArguments {
   std::string what;                    // the first word
   std::string path;                    // a second one, where the command takes it
   std::vector<std::string> overrides;  // section.key=value
-  std::string device = "cpu";
-  std::vector<std::string> words;  // as given
+  std::vector<std::string> words;      // as given
 
   // Declares the words. `takes_path`: the command has a second word, not an override.
   void add(CLI::App& command, const std::string& meaning, bool takes_path = false);

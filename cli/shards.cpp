@@ -1,12 +1,12 @@
 // facetrain shards {pack, synth, info, verify}: makes and looks at data sets.
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <fstream>
 #include <memory>
 #include <thread>
 
 #include "cli/commands.h"
 #include "core/check.h"
+#include "core/durable_file.h"
 #include "core/log.h"
 #include "data/inspect.h"
 #include "data/pack.h"
@@ -40,7 +40,7 @@ std::function<void(int64_t, int64_t)> show_progress(const std::string& verb) {
                                std::string(kWidth - full, ' '), done, total, rate));
     } else if (const int64_t tenth = 10 * done / total; tenth > state->tenth) {
       state->tenth = tenth;
-      log_info("{}: {} of {} images ({} %), {:.0f}/s", verb, done, total, 10 * tenth, rate);
+      log_info("{}: {} of {} images ({} %), {:.0f}/s", verb, done, total, 100 * done / total, rate);
     }
     if (done == total) *state = State{};  // ready for a second split
   };
@@ -116,6 +116,11 @@ void add_pack(CLI::App& shards) {
       ->capture_default_str();
   command->add_flag("--allow-gaps", options->allow_gaps,
                     "accept labels between 0 and the largest that have no image");
+  command
+      ->add_option("--min-images", options->min_images,
+                   "refuse identities with fewer images; 1 keeps those with a single one")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->capture_default_str();
   command->footer(
       "JPEG and PNG files are stored as they are, PGM and PPM as PNG. After an interruption run "
       "the\n"
@@ -135,16 +140,13 @@ void write_sheet(const std::filesystem::path& file, const SyntheticSetOptions& o
   const SyntheticOptions renderer{options.seed, static_cast<int>(options.size), true};
   const int rows = static_cast<int>(std::min<int64_t>(options.identities, 8));
   const auto bytes = encode_png(synthetic_contact_sheet(renderer, rows, 12));
-  std::ofstream out(file, std::ios::binary);
-  out.write(reinterpret_cast<const char*>(bytes.data()),
-            static_cast<std::streamsize>(bytes.size()));
-  out.close();
-  FT_CHECK(out, "cannot write the contact sheet '{}'", file.string());
+  write_file_durably(file, std::string(bytes.begin(), bytes.end()));
   log_info("{}: contact sheet, a row an identity; its first two pictures are without nuisance",
            file.string());
 }
 
 void synth(SyntheticSetOptions options, const std::string& sheet) {
+  if (!sheet.empty()) check_writable(sheet);
   options.progress = show_progress("rendering");
   const SyntheticSetResult result = write_synthetic_set(options);
   report_set(options.out, result.train);

@@ -30,7 +30,7 @@ struct ClassifierOptions {
                                  // outside the step's sample
   double init_deviation = 0.01;  // rows start as N(0, deviation), drawn from (seed, class)
   double workspace_mb =
-      0;  // bounds the buffers of one chunk of classes; 0: 8 on a CPU, 64 on a device
+      0;  // bounds the buffers of one chunk of classes, a thread; 0: 4 on a CPU, 64 on a device
   std::string gemm = "auto";  // auto | fp32 | bf16: factors of the GEMMs for bf16 embeddings
   void fields(auto& f) {
     f("classes", classes, at_least(0), "identities; 0: as many as the data has");

@@ -86,6 +86,11 @@ Origin open_folder(const fs::path& folder) {
 }
 
 Origin open_file(const fs::path& file) {
+  FT_CHECK(file.extension() != ".pth" && file.extension() != ".pt",
+           "{0}: wanted .safetensors, found PyTorch's pickle; convert it once: python3 -c \"import "
+           "torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
+           "torch.load('{0}', map_location='cpu', weights_only=True).items()}}, '{1}')\"",
+           file.string(), fs::path(file).replace_extension(".safetensors").string());
   FT_CHECK(file.extension() == ".safetensors",
            "{}: wanted a run folder, a checkpoint folder or a .safetensors file", file.string());
   const SafetensorsFile tensors(file);

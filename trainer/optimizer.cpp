@@ -25,6 +25,13 @@ constexpr int64_t kChunkRows = 65536;
 
 }  // namespace
 
+void resolve_rules(const Config& rules) {
+  const auto kind = rules.node().kind;
+  FT_CHECK(kind == ConfigNode::Kind::kList || kind == ConfigNode::Kind::kNull,
+           "{}: wanted a list: [{{match: RULE, lr_scale: ..}}]", rules.place());
+  for (const auto& item : rules.node().list) Config(item).as<GroupRule>();
+}
+
 std::vector<ParamGroup> make_groups(const std::vector<Parameter>& parameters,
                                     const CommonOptimizerOptions& options) {
   const auto rules = parse_rules(options);

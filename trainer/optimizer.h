@@ -31,6 +31,9 @@ struct CommonOptimizerOptions {
   }
 };
 
+// Checks `rules` and fills in its defaults; a registry's resolve() sees no items of lists.
+void resolve_rules(const Config& rules);
+
 struct ParamGroup {
   double lr_scale = 1, weight_decay = 0;
   std::vector<Parameter> parameters;

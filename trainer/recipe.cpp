@@ -7,6 +7,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/run_options.h"
 #include "trainer/schedule.h"
+#include "trainer/streams.h"
 
 namespace facetrain {
 namespace {
@@ -28,6 +29,7 @@ void resolve_section(const Config& root, const std::string& name) {
 }
 
 void resolve_data(const Config& data) {
+  resolve_training_sets(data.section("train"));
   Config sampler = data.section("sampler");
   sampler.set_default_name("shuffle");
   Samplers::get().resolve(sampler);
@@ -51,9 +53,11 @@ void resolve_config(Config& root) {
   for (const auto& name : Recipes::get().entry(recipe).sections) resolve_section(root, name);
   optimizer.set_default_name("sgd");
   Optimizers::get().resolve(optimizer);
+  resolve_rules(optimizer.section("rules"));
   schedule.set_default_name("poly");
   Schedules::get().resolve(schedule);
   resolve_data(root.section("data"));
+  resolve_evaluation_sets(root.section("eval").section("sets"));
   root.check_all_used();
 }
 

@@ -22,9 +22,11 @@ struct DataOptions {
   std::string corrupt = "error";
   void fields(auto& f) {
     f("train", train,
-      "shard folder, shard, folder:PATH, list:FILE, or a list of {path: .., weight: ..}");
+      "shard folder, shard, folder:PATH, list:FILE, images:PATH, or a list of {path: .., "
+      "weight: ..}");
     f("batch_size", batch_size, range(1, 1e7),
-      "rows of one optimizer step over all ranks and micro-batches");
+      "rows of one optimizer step over all ranks and micro-batches; every batch is full: it runs "
+      "on into the next epoch, nothing is dropped or padded");
     f("size", size, range(0, 4096), "pixels of the square network input; 0: the network's own");
     f("fit", fit, one_of("error", "resize", "crop"), "what to do with images of another size");
     f("workers", workers, range(1, 256), "decoding threads a rank");
@@ -64,7 +66,8 @@ struct TrainerOptions {
     f("precision", precision, one_of("fp32", "bf16", "fp16", "fp64"),
       "fp16 on CUDA, fp64 on the CPU");
     f("accumulate", accumulate, range(1, 65536),
-      "micro-batches that data.batch_size is cut into, to save memory; changes no result");
+      "micro-batches that data.batch_size is cut into, to save memory; changes no result but "
+      "through statistics of a micro-batch (batch norm, some margins)");
     f("clip", clip, at_least(0), "largest 2-norm of the gradient; 0: off");
     f("clip_scope", clip_scope, one_of("all", "replicated"),
       "the norm of all parameters, or of all but the sharded ones (arcface_torch)");

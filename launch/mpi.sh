@@ -8,6 +8,8 @@
 # The ranks cannot see what stands behind mpirun: a progress line is for a terminal only.
 if [ -t 1 ]; then export FACETRAIN_TERMINAL=1; else export FACETRAIN_TERMINAL=0; fi
 mpi_options=(--bind-to none)
+# Waiting OpenMP threads sleep instead of turning: on a busy machine they would take the time of those that work.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
 run_mpi() {

@@ -2,9 +2,10 @@
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
-from program import PROGRAM, environment, newest_checkpoint, run, tiny_faces, write_config
+from program import PROGRAM, environment, metrics, newest_checkpoint, run, tiny_faces, write_config
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +84,62 @@ def test_damaged_shards_name_shard_and_sample(base, tmp_path):
         file.write(bytes([byte[0] ^ 255]))
     fails(["shards", "verify", tmp_path / "set"], shard.name, "17")
     fails(["train", base / "config.yaml", f"run={tmp_path}/reads", f"data.train={tmp_path}/set", "trainer.steps=8"], shard.name, "17")
-    done = run(["train", base / "config.yaml", f"run={tmp_path}/skips", f"data.train={tmp_path}/set", "data.corrupt=skip",
+    done = run(["train", base / "config.yaml", f"run={tmp_path}/replaces", f"data.train={tmp_path}/set", "data.corrupt=skip",
                 "trainer.steps=8"], 2)
-    assert "skip" in (done.stdout + done.stderr).lower(), "skips are reported"
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "skipped a sample" in line]
+    assert len(said) == 2 and all(shard.name in line and "sample 17: wrong checksum" in line for line in said), said
+    assert metrics(tmp_path / "replaces")[-1]["skipped_samples"] == 2, "eight steps are two epochs: each meets it once"
     shutil.copy(shard, tmp_path / "future.h5")
     with h5py.File(tmp_path / "future.h5", "r+") as file:
         file.attrs["version"] = 99
     fails(["shards", "info", tmp_path / "future.h5"], "version 99", "future.h5")
+
+
+def test_labels_of_a_list(base, tmp_path):
+    faces = sorted((base / "faces").rglob("*.ppm"))
+    (tmp_path / "gaps.tsv").write_text("".join(f"{face}\t{7 * (n // 24)}\n" for n, face in enumerate(faces)))
+    missing = "found none of: 1, 2, 3, 4, 5, 6"
+    fails(train(base, f"data.train=list:{tmp_path}/gaps.tsv"), "gaps.tsv", missing, "without gaps")
+    fails(train(base, f"data.train=list:{tmp_path}/gaps.tsv"), "gaps.tsv", missing, ranks=2)
+    fails(["shards", "pack", "--out", tmp_path / "set", tmp_path / "gaps.tsv"], missing, "--allow-gaps")
+    assert not (tmp_path / "set").exists()
+
+
+def test_one_image_identities(base, tmp_path):
+    shutil.copytree(base / "faces", tmp_path / "faces")
+    shutil.copytree(base / "faces/id_000", tmp_path / "faces/zoe")
+    for file in sorted((tmp_path / "faces/zoe").iterdir())[1:]:
+        file.unlink()
+    fails(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces"], "at least 2 images", "1 of 7", "'zoe/000.ppm'",
+          "--min-images 1")
+    assert not (tmp_path / "set").exists()
+    run(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces", "--min-images", 1])
+    assert "identities with one image: 1" in run(["shards", "info", tmp_path / "set"]).stdout
+
+
+def test_an_image_that_changed_after_it_was_packed(base, tmp_path):
+    shutil.copytree(base / "faces", tmp_path / "faces")
+    pack = ["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces", "--shard-size", 24]
+    run(pack)
+    assert "(2 of them complete before)" in run(pack).stdout
+    face = tmp_path / "faces/id_003/000.ppm"
+    face.write_bytes(face.read_bytes()[:-1] + b"x")
+    fails(pack, "set-00001.h5', sample 0", "another version of the image", "remove the shard")
+
+
+def test_resume_is_told_one_run_folder(base, tmp_path):
+    fails(["train", "--resume", base / "run", f"run={tmp_path}/other"], "run=", "leave it out", code=2)
+    moved = tmp_path / "a #1: b"
+    shutil.copytree(base / "run", moved)
+    run(["train", "--resume", moved, "trainer.steps=3"], 2)
+    assert newest_checkpoint(moved).name == "step_000000003"
+
+
+def test_sections_inside_lists(base):
+    for words, wanted in (("eval.sets=[{path: a, pairz: b}]", "'pairs'"), ("optimizer.rules=[{match: a, lr_scal: 1}]", "'lr_scale'"),
+                          ("data.train=[{path: a, wieght: 1}]", "'weight'"), ("eval.sets={path: a}", "wanted a list"),
+                          ("optimizer.rules=nothing", "wanted a list")):
+        fails(["train", base / "config.yaml", "--print-config", words], words.split("=")[0], wanted)
 
 
 def test_run_folder(base):
@@ -133,11 +183,6 @@ def test_wrong_usage_is_2(base):
     fails(["nonsense"], code=2)
     fails(["train", base / "config.yaml", "second.yaml"], "one configuration file", code=2)
     fails(["eval"], code=2)
-    for words in (["--help"], ["train", "--help"], ["shards", "--help"], ["shards", "synth", "--help"], ["shards", "pack", "--help"],
-                  ["shards", "info", "--help"], ["shards", "verify", "--help"], ["eval", "--help"], ["embed", "--help"],
-                  ["export", "--help"], ["list", "--help"]):
-        said = run(words).stdout
-        assert "xample" in said and "facetrain" in said.split("xample", 1)[1], f"{words} has no worked example"
 
 
 def test_disk_full_while_saving(base, tmp_path):
@@ -148,6 +193,69 @@ def test_disk_full_while_saving(base, tmp_path):
     assert "model.safetensors" in done.stderr and "training goes on" in done.stderr, done.stderr
     assert len((tmp_path / "full" / "metrics.jsonl").read_text().splitlines()) == 3
     assert newest_checkpoint(tmp_path / "full") is None and not list((tmp_path / "full").glob("*.tmp"))
+
+
+def limited(*words):
+    """Runs the program where no file may grow over 30 KiB."""
+    script = 'ulimit -f 30; exec "$@"'
+    done = subprocess.run(["bash", "-c", script, "bash", PROGRAM, *map(str, words)], env=environment(), capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 1, f"{words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_disk_full_leaves_one_message_and_no_file(base, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    many = tmp_path / "many"
+    for copy in range(10):
+        shutil.copytree(base / "faces", many / str(copy))  # 480 rows of 16 numbers
+    assert "model.safetensors" in limited("export", base / "run", "--to", "safetensors", "-o", out / "model.safetensors")
+    for name in ("rows.npy", "rows.h5"):
+        assert name in limited("embed", base / "run", many, "-o", out / name)
+    assert not list(out.iterdir())
+    assert "faces-00000.h5" in limited("shards", "synth", "--out", out / "faces", "--identities", 4, "--images", 4, "--seed", 1)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_places_that_cannot_be_written_are_found_before_the_work(base, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("fold,i,j,same\n0,0,1,1\n0,0,9,0\n1,2,3,1\n1,2,20,0\n")
+    evaluation = ["eval", base / "run", "--images", base / "faces", "--pairs", pairs]
+    for name in ("e.h5", "e.npy", "e.json", "e.safetensors"):
+        words = {"e.json": [*evaluation, "--json"], "e.safetensors": ["export", base / "run", "--to", "safetensors", "-o"]}.get(
+            name, ["embed", base / "run", base / "faces", "-o"])
+        said = fails([*words, tmp_path / "no" / name], f"no/{name}: there is no folder", "make it first")
+        assert "run " not in said and "kfold" not in said, "found before the model is read"
+        (tmp_path / name).mkdir()
+        fails([*words, tmp_path / name], name, "is a folder")
+    fails([*evaluation, "--json", tmp_path / "no/e.json"], "there is no folder", ranks=2)
+
+
+def test_options_that_would_do_nothing(base, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("fold,i,j,same\n0,0,1,1\n0,0,9,0\n1,2,3,1\n1,2,20,0\n")
+    run(["embed", base / "run", base / "faces", "-o", tmp_path / "e.npy"])
+    rows = ["eval", tmp_path / "e.npy", "--pairs", pairs]
+    run(rows)
+    for words in (["--no-flip"], ["--flip"], ["--batch", 3], ["model.name=iresnet18"], ["--device", "cpu"]):
+        fails([*rows, *words], "would do nothing", str(words[0]) if words != ["--flip"] else "--no-flip", code=2)
+    baseline = ["eval", "baseline:pixels", "--images", base / "faces", "--pairs", pairs]
+    run([*baseline, "--batch", 3])
+    fails([*baseline, "--no-flip"], "would do nothing", code=2)
+    fails(["export", base / "run", "--to", "safetensors", "-o", tmp_path / "x", "--device", "cpu"], "--device", code=2)
+
+
+def test_pickles_are_refused_with_the_way_to_convert_them(base, tmp_path):
+    import torch
+    from safetensors import safe_open
+    torch.save({"conv1.weight": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "face.pth")
+    said = fails(["embed", tmp_path / "face.pth", base / "faces", "-o", tmp_path / "e.npy"], "face.pth", "convert it once", "python3 -c")
+    code = said.split('python3 -c "', 1)[1].rsplit('"', 1)[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with safe_open(tmp_path / "face.safetensors", "numpy") as file:
+        assert file.get_tensor("conv1.weight").tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_eval_embed_export_refuse_a_run_without_checkpoint(base, tmp_path):

@@ -8,7 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <optional>
+#include <string>
 #include <thread>
 
 #include "comm/deadline.h"
@@ -29,24 +29,6 @@ bool mpi_runs() {
   return started && !ended;
 }
 
-[[noreturn]] void leave(int exit_code, std::optional<std::string> message) {
-  std::fflush(stdout);
-  std::fflush(stderr);
-  if (MpiComm* comm = exit_comm.load()) comm->leave(exit_code, std::move(message));
-  // Before MPI runs, what is wrong is wrong on every rank (a mistyped key): rank 0 says it, and
-  // mpirun ends the others.
-  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-  if (!mpi_runs() && rank != nullptr && std::string(rank) != "0")
-    std::this_thread::sleep_for(std::chrono::seconds(3));
-  if (message) std::fputs((*message + "\n").c_str(), stderr);
-  std::fflush(stderr);
-  if (mpi_runs()) {
-    exit_after(std::chrono::seconds(3), exit_code);
-    MPI_Abort(MPI_COMM_WORLD, exit_code);
-  }
-  _exit(exit_code);
-}
-
 void on_signal(int signal) {
   checkpoint_wanted = true;
   if (signal == SIGTERM) shorten_all_deadlines();
@@ -56,7 +38,23 @@ void on_signal(int signal) {
 
 void set_exit_comm(MpiComm* comm) { exit_comm = comm; }
 
-void fail_world(int exit_code, const std::string& message) { leave(exit_code, message); }
+void fail_world(int exit_code, const std::string& message) {
+  std::fflush(stdout);
+  std::fflush(stderr);
+  if (MpiComm* comm = exit_comm.load()) comm->leave(exit_code, message);
+  // Before MPI runs, what is wrong is wrong on every rank (a mistyped key): rank 0 says it, and
+  // mpirun ends the others.
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (!mpi_runs() && rank != nullptr && std::string(rank) != "0")
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+  std::fputs((message + "\n").c_str(), stderr);
+  std::fflush(stderr);
+  if (mpi_runs()) {
+    exit_after(std::chrono::seconds(3), exit_code);
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+  }
+  _exit(exit_code);
+}
 
 void install_signal_handlers() {
   struct sigaction action = {};

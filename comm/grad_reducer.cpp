@@ -28,8 +28,10 @@ struct Bucket {
   at::Tensor flat;               // gradients, then one element a parameter
   at::Tensor gradients, counts;  // the two parts of `flat`
   std::vector<size_t> members;   // indices of entries
-  std::vector<double> reached;   // by this rank's backward of this step: 0 or 1
-  int64_t pending = 0;           // parameters that this backward has not reached yet
+  // By this rank's backward of this step: 0 or 1. On the host, pinned for a device: its copy must
+  // not make the host wait for the backward.
+  at::Tensor reached;
+  int64_t pending = 0;  // parameters that this backward has not reached yet
   bool launched = false;
   Work work;
 };
@@ -123,7 +125,8 @@ void GradReducer::Parts::allocate() {
                             entries[bucket.members[0]].parameter.options().requires_grad(false));
     bucket.gradients = bucket.flat.narrow(0, 0, total);
     bucket.counts = bucket.flat.narrow(0, total, members);
-    bucket.reached.assign(members, 0);
+    bucket.reached = at::zeros({members}, bucket.flat.options().device(at::kCPU));
+    if (bucket.flat.is_cuda()) bucket.reached = bucket.reached.pin_memory();
     int64_t offset = 0;
     for (const size_t e : bucket.members) {
       const at::Tensor& parameter = entries[e].parameter;
@@ -171,7 +174,7 @@ void GradReducer::Parts::arrived(size_t index) {
                entry.parameter.grad().data_ptr() == entry.view.data_ptr(),
            "the gradient of '{}' was replaced; zero gradients only through GradReducer::zero()",
            entry.name);
-  bucket.reached[entry.index] = 1;
+  bucket.reached[entry.index].fill_(1);
   if (!overlapping) return;
   FT_CHECK(!entry.arrived,
            "the gradient of '{}' arrived twice in the last backward of a step; run one backward, "
@@ -188,7 +191,7 @@ void GradReducer::Parts::launch_full() {
 
 void GradReducer::Parts::launch(Bucket& bucket) {
   const at::NoGradGuard no_grad;
-  bucket.counts.copy_(at::tensor(bucket.reached, at::kDouble));
+  bucket.counts.copy_(bucket.reached, /*non_blocking=*/true);
   bucket.launched = true;
   bucket.work = comm.all_reduce(bucket.flat, ReduceOp::kSum);
 }
@@ -210,7 +213,7 @@ void GradReducer::zero() {
   for (Bucket& bucket : parts_->buckets) {
     FT_CHECK(!bucket.launched, "GradReducer::zero() before finish() of the step before");
     bucket.flat.zero_();
-    bucket.reached.assign(bucket.reached.size(), 0);
+    bucket.reached.zero_();
   }
 }
 

@@ -222,10 +222,14 @@ struct BlasMatrix {
   explicit BlasMatrix(const at::Tensor& m)
       : data(reinterpret_cast<const uint16_t*>(m.data_ptr<at::BFloat16>())) {
     constexpr int kNoTrans = 111, kTrans = 112;
-    FT_CHECK(m.stride(1) == 1 || m.stride(0) == 1,
+    // A single row or column has any stride, but BLAS wants one that its length fits into.
+    const int64_t rows = m.size(0), columns = m.size(1);
+    const bool plain = m.stride(1) == 1 && (rows == 1 || m.stride(0) >= columns);
+    FT_CHECK(plain || (m.stride(0) == 1 && (columns == 1 || m.stride(1) >= rows)),
              "kernels: matmul wants a matrix or a transposed view");
-    transposed = m.stride(1) == 1 ? kNoTrans : kTrans;
-    stride = static_cast<int>(std::max<int64_t>(1, std::max(m.stride(0), m.stride(1))));
+    transposed = plain ? kNoTrans : kTrans;
+    const int64_t step = plain ? std::max(m.stride(0), columns) : std::max(m.stride(1), rows);
+    stride = static_cast<int>(std::max<int64_t>(1, step));
   }
 };
 
@@ -249,7 +253,7 @@ void matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out, boo
                            static_cast<int>(a.size(0)), static_cast<int>(b.size(1)),
                            static_cast<int>(a.size(1)), 1.0f, left.data, left.stride, right.data,
                            right.stride, accumulate ? 1.0f : 0.0f, out.data_ptr<float>(),
-                           static_cast<int>(out.stride(0)));
+                           static_cast<int>(std::max(out.stride(0), out.size(1))));
   }
 }
 

@@ -81,9 +81,12 @@ class SynchronisedNorm : public torch::autograd::Function<SynchronisedNorm> {
     const auto reducer = c10::static_intrusive_pointer_cast<ReducerHolder>(
         context->saved_data["reducer"].toCapsule());
 
+    // CUDA wants batch statistics that are defined, though it uses none of them here.
+    const auto none = at::empty({0}, mean.options());
     // With the statistics held fixed: dy·w/σ, and the local sums Σ dy·x̂ and Σ dy.
-    auto [direct, grad_weight, grad_bias] = at::native_batch_norm_backward(
-        gradients[0], x, weight, mean, variance, {}, {}, /*train=*/false, eps, {true, true, true});
+    auto [direct, grad_weight, grad_bias] =
+        at::native_batch_norm_backward(gradients[0], x, weight, mean, variance, none, none,
+                                       /*train=*/false, eps, {true, true, true});
     auto sums = torch::cat({grad_weight, grad_bias}).to(torch::kDouble);
     reducer->reducer->sum(sums);
     const auto average = (sums / count).to(mean.scalar_type()).chunk(2);

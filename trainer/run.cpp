@@ -201,7 +201,9 @@ void print_end(RunEnd end, const fs::path& run, const TrainState& state) {
              run.string());
 }
 
-void set_determinism(bool deterministic) {
+// fp32 is fp32: LibTorch would let a GPU's convolutions round their factors to TF32.
+void set_arithmetic(bool deterministic) {
+  at::globalContext().setAllowTF32CuDNN(false);
   if (!deterministic) return;
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   at::globalContext().setDeterministicCuDNN(true);
@@ -227,7 +229,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   const Precision precision = parse_precision(options.trainer.precision, device);
   const std::string resolved = config.dump();
   check_same_on_all_ranks(comm, "the configuration", resolved);
-  set_determinism(options.trainer.deterministic);
+  set_arithmetic(options.trainer.deterministic);
 
   // The classifier follows the data's identities, and the data's image size follows the network.
   const Config data = config.section("data");

@@ -273,25 +273,44 @@ TEST(UnitRows, NormaliseAndProject) {
   }
 }
 
-TEST(Matmul, TransposedViewsAndAccumulation) {
-  const Tensor a = torch::sin(torch::arange(6 * 5, torch::kDouble)).view({6, 5});
-  const Tensor b = torch::cos(torch::arange(5 * 4, torch::kDouble)).view({5, 4});
-  for (const auto type : {torch::kFloat, torch::kDouble, torch::kBFloat16}) {
-    const auto sums = type == torch::kDouble ? torch::kDouble : torch::kFloat;
-    // Products of bf16 are exact in fp32, so only the rounding of the factors counts.
-    const Tensor left = a.to(type), right = b.to(type);
-    const Tensor expected = left.to(torch::kDouble).mm(right.to(torch::kDouble));
-    const Tensor right_t = right.t().contiguous(), left_t = left.t().contiguous();
-    for (const auto& [l, r] : std::vector<std::pair<Tensor, Tensor>>{
-             {left, right}, {left, right_t.t()}, {left_t.t(), right}}) {
-      const Tensor out = torch::full({6, 4}, NAN, sums);
-      matmul(l, r, out, false);
-      EXPECT_LE((out - expected).abs().max().item<double>(), 1e-6);
-      matmul(l, r, out, true);
-      EXPECT_LE((out - 2 * expected).abs().max().item<double>(), 1e-6);
-    }
+struct MatmulCase {
+  torch::ScalarType type;
+  int64_t rows, inner, columns;
+};
+class Matmul : public ::testing::TestWithParam<MatmulCase> {};
+TEST_P(Matmul, TransposedViewsAndAccumulation) {
+  const auto [type, rows, inner, columns] = GetParam();
+  const Tensor a = torch::sin(torch::arange(rows * inner, torch::kDouble)).view({rows, inner});
+  const Tensor b =
+      torch::cos(torch::arange(inner * columns, torch::kDouble)).view({inner, columns});
+  const auto sums = type == torch::kDouble ? torch::kDouble : torch::kFloat;
+  // Products of bf16 are exact in fp32, so only the rounding of the factors counts.
+  const Tensor left = a.to(type), right = b.to(type);
+  const Tensor expected = left.to(torch::kDouble).mm(right.to(torch::kDouble));
+  const Tensor right_t = right.t().contiguous(), left_t = left.t().contiguous();
+  for (const auto& [l, r] : std::vector<std::pair<Tensor, Tensor>>{
+           {left, right}, {left, right_t.t()}, {left_t.t(), right}}) {
+    const Tensor out = torch::full({rows, columns}, NAN, sums);
+    matmul(l, r, out, false);
+    EXPECT_LE((out - expected).abs().max().item<double>(), 1e-6);
+    matmul(l, r, out, true);
+    EXPECT_LE((out - 2 * expected).abs().max().item<double>(), 1e-6);
   }
 }
+// A single row or column has the strides of both forms.
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Matmul, ::testing::ValuesIn([] {
+      std::vector<MatmulCase> cases;
+      for (const auto type : {torch::kFloat, torch::kDouble, torch::kBFloat16})
+        for (const auto& [rows, inner, columns] : std::vector<std::array<int64_t, 3>>{
+                 {6, 5, 4}, {1, 5, 4}, {6, 1, 4}, {6, 5, 1}, {1, 5, 1}, {1, 1, 4}, {1, 1, 1}})
+          cases.push_back({type, rows, inner, columns});
+      return cases;
+    }()),
+    [](const auto& info) {
+      return fmt::format("{}_{}x{}x{}", toString(info.param.type), info.param.rows,
+                         info.param.inner, info.param.columns);
+    });
 
 TEST(Ops, WrongShapesAndTypesAreErrors) {
   RowSums sums = RowSums::start(3, torch::TensorOptions(torch::kFloat));

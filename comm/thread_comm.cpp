@@ -243,6 +243,10 @@ void ThreadComm::Slot::execute() {
 
 namespace {
 std::byte* bytes_of(const at::Tensor& tensor) { return static_cast<std::byte*>(tensor.data_ptr()); }
+// Places may overlap; those of empty tensors are null.
+void copy_bytes(const std::byte* from, size_t count, std::byte* to) {
+  if (count > 0) std::memmove(to, from, count);
+}
 }  // namespace
 
 void ThreadComm::Slot::all_reduce() {
@@ -251,14 +255,14 @@ void ThreadComm::Slot::all_reduce() {
   reduce_in_rank_order(calls[0].in.scalar_type(), calls[0].op, parts, calls[0].out.data_ptr(),
                        calls[0].in.numel());
   for (size_t r = 1; r < calls.size(); ++r)
-    std::memmove(bytes_of(calls[r].out), bytes_of(calls[0].out), calls[0].in.nbytes());
+    copy_bytes(bytes_of(calls[0].out), calls[0].in.nbytes(), bytes_of(calls[r].out));
 }
 
 void ThreadComm::Slot::all_gather() {
   const size_t part = calls[0].in.nbytes();
   for (const Call& to : calls) {
     for (size_t r = 0; r < calls.size(); ++r)
-      std::memmove(bytes_of(to.out) + r * part, bytes_of(calls[r].in), part);
+      copy_bytes(bytes_of(calls[r].in), part, bytes_of(to.out) + r * part);
   }
 }
 
@@ -275,15 +279,14 @@ void ThreadComm::Slot::reduce_scatter() {
 void ThreadComm::Slot::broadcast() {
   const Call& root = calls[calls[0].root];
   for (const Call& call : calls)
-    std::memmove(bytes_of(call.out), bytes_of(root.in), root.in.nbytes());
+    copy_bytes(bytes_of(root.in), root.in.nbytes(), bytes_of(call.out));
 }
 
 void ThreadComm::Slot::all_to_all() {
   const size_t part = calls[0].in.nbytes() / calls.size();
   for (size_t to = 0; to < calls.size(); ++to) {
     for (size_t from = 0; from < calls.size(); ++from) {
-      std::memcpy(bytes_of(calls[to].out) + from * part, bytes_of(calls[from].in) + to * part,
-                  part);
+      copy_bytes(bytes_of(calls[from].in) + to * part, part, bytes_of(calls[to].out) + from * part);
     }
   }
 }

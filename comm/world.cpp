@@ -53,7 +53,7 @@ int cores_of_affinity_mask() {
 std::vector<std::string> gather_texts(const std::string& text, Communicator& comm) {
   const std::vector<int64_t> lengths = gather_counts(std::ssize(text), comm);
   at::Tensor mine = at::empty({std::ssize(text)}, at::kByte);
-  std::memcpy(mine.data_ptr(), text.data(), text.size());
+  std::copy(text.begin(), text.end(), mine.mutable_data_ptr<uint8_t>());
   const at::Tensor all = gather_rows_detached(mine, lengths, comm);
   std::vector<std::string> texts;
   const char* begin = static_cast<const char*>(all.data_ptr());

@@ -31,7 +31,7 @@ std::vector<fs::path> files_of(const fs::path& path) {
 template <class T>
 std::vector<T> numbers(std::span<const uint8_t> bytes) {
   std::vector<T> values(bytes.size() / sizeof(T));
-  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
   return values;
 }
 

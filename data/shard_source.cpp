@@ -180,7 +180,7 @@ class ShardSource final : public Source {
     const auto bytes = shard.value(c, record);
     if (column.type == ColumnType::kPng) return decode_fitted_mask(bytes, placement);
     at::Tensor values = at::empty(column.shape, scalar_type(column.type));
-    std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(values.mutable_data_ptr(), bytes.data(), bytes.size());
     if (column.unit == "pixels" && column.type == ColumnType::kFloat32 && !column.shape.empty() &&
         column.shape.back() == 2)
       move_points(values, placement);

@@ -118,7 +118,7 @@ void add_pack(CLI::App& shards) {
                     "accept labels between 0 and the largest that have no image");
   command
       ->add_option("--min-images", options->min_images,
-                   "refuse identities with fewer images; 1 keeps those with a single one")
+                   "refuse identities with fewer images; those with a single one are a warning")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   command->footer(

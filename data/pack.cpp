@@ -45,7 +45,8 @@ ShardRecord make_record(const FileList& list, const FileList::Item& item) {
   return record;
 }
 
-void check_enough_images(const FileList& list, int64_t wanted) {
+// Identities with fewer images than `wanted`: "1 of 7: label 6 ('zoe/000.ppm')"; empty: none.
+std::string identities_below(const FileList& list, int64_t wanted) {
   std::map<int64_t, int64_t> images;
   std::map<int64_t, std::string> first;
   for (const auto& item : list.items) {
@@ -61,11 +62,9 @@ void check_enough_images(const FileList& list, int64_t wanted) {
     if (few.size() < kShown)
       few.push_back(fmt::format("label {} ('{}')", identity, first[identity]));
   }
-  FT_CHECK(
-      count == 0,
-      "wanted at least {} images of each identity, found fewer for {} of {}: {}{}; add images, "
-      "leave these out, or keep them with --min-images 1",
-      wanted, count, images.size(), fmt::join(few, ", "), count > std::ssize(few) ? " ..." : "");
+  if (count == 0) return "";
+  return fmt::format("{} of {}: {}{}", count, images.size(), fmt::join(few, ", "),
+                     count > std::ssize(few) ? " ..." : "");
 }
 
 uint64_t fingerprint(const FileList& list, const PackOptions& options) {
@@ -98,7 +97,14 @@ PackResult pack_set(const PackOptions& options) {
              result.identities - 1, gaps);
     result.warnings.push_back(fmt::format("labels without an image: {}", gaps));
   }
-  check_enough_images(list, options.min_images);
+  const std::string few = identities_below(list, options.min_images);
+  FT_CHECK(few.empty(),
+           "wanted at least {} images of each identity (--min-images), found fewer for {}; add "
+           "images, leave these out, or lower --min-images",
+           options.min_images, few);
+  if (const std::string single = identities_below(list, 2); !single.empty())
+    result.warnings.push_back(fmt::format(
+        "identities with one image: {}; they are kept, --min-images 2 refuses them", single));
 
   ShardSetPlan plan;
   plan.out = options.out;

@@ -18,7 +18,7 @@ struct PackOptions {
   int64_t shard_images = 0;         // at most; 0: any number
   int64_t shard_bytes = 128 << 20;  // of image files, after which a shard is closed
   bool allow_gaps = false;
-  int64_t min_images = 2;  // of an identity
+  int64_t min_images = 1;  // of an identity
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
@@ -30,8 +30,8 @@ struct PackResult {
 
 // JPEG and PNG files are stored byte for byte, PGM and PPM as PNG. Every image is decoded once: one
 // that cannot be read is an error that names the file; so are labels without an image and
-// identities with fewer than `min_images`, before anything is written. Labels: `identity` (where
-// the input has some) and `name`.
+// identities with fewer than `min_images`, before anything is written. Identities with one image
+// are a warning. Labels: `identity` (where the input has some) and `name`.
 PackResult pack_set(const PackOptions& options);
 
 }  // namespace facetrain

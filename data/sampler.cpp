@@ -192,6 +192,27 @@ class BalancedSampler final : public Sampler {
       members_.push_back(all[i].second);
     }
     begin_.push_back(static_cast<int64_t>(members_.size()));
+    check_pairs(input);
+  }
+
+  // An identity with one image would be its own positive pair.
+  void check_pairs(const SamplerInput& input) const {
+    if (images_ < 2) return;
+    int64_t single = 0;
+    std::string first;
+    for (size_t person = 0; person + 1 < begin_.size(); ++person) {
+      if (begin_[person + 1] - begin_[person] > 1) continue;
+      const Draw& only = members_[static_cast<size_t>(begin_[person])];
+      if (single++ == 0) {
+        const Source& source = *input.sets[static_cast<size_t>(only.set)];
+        first = fmt::format("'{}' of {}", source.key(only.index), source.name());
+      }
+    }
+    FT_CHECK(single == 0,
+             "the balanced sampler wants at least two images of each identity, found one for {} of "
+             "{} (first: {}); leave these out (facetrain shards pack --min-images 2 names them) or "
+             "use the sampler shuffle",
+             single, classes(), first);
   }
 
   Draw draw(int64_t position, int64_t attempt) const {

@@ -110,10 +110,14 @@ def test_one_image_identities(base, tmp_path):
     shutil.copytree(base / "faces/id_000", tmp_path / "faces/zoe")
     for file in sorted((tmp_path / "faces/zoe").iterdir())[1:]:
         file.unlink()
-    fails(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces"], "at least 2 images", "1 of 7", "'zoe/000.ppm'",
-          "--min-images 1")
+    fails(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces", "--min-images", 2], "at least 2 images", "1 of 7",
+          "'zoe/000.ppm'", "lower --min-images")
     assert not (tmp_path / "set").exists()
-    run(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces", "--min-images", 1])
+    done = run(["shards", "pack", "--out", tmp_path / "set", tmp_path / "faces"])
+    assert "identities with one image: 1 of 7" in done.stdout + done.stderr
+    # Two images of each identity in a batch: one image would be its own positive pair.
+    fails(train(base, f"data.train={tmp_path}/set", "data.sampler.name=balanced", "data.sampler.images=2"), "two images of each",
+          "zoe/000.ppm", "--min-images 2")
     assert "identities with one image: 1" in run(["shards", "info", tmp_path / "set"]).stdout
 
 

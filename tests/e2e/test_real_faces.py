@@ -72,7 +72,7 @@ def pack(folder):
     with open(LFW / "lfw.csv", newline="") as table:
         trained = {row["identity"] for row in csv.DictReader(table) if row["view2_fold"] == "1"}
     assert len(trained) == people and not trained & tested, "the test people are to be others"
-    run(["shards", "pack", "--out", folder / "lfw-fold1", folder / "lfw-fold1.tsv", "--jobs", 1, "--min-images", 1])
+    run(["shards", "pack", "--out", folder / "lfw-fold1", folder / "lfw-fold1.tsv", "--jobs", 1])
     run(["shards", "pack", "--out", folder / "orl", ORL, "--jobs", 1])
     for name in ("lfw-fold1", "orl"):
         run(["shards", "verify", folder / name, "--jobs", 1])

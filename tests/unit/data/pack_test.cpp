@@ -132,10 +132,10 @@ TEST(Pack, RefusesIdentitiesWithFewerImagesThanWanted) {
   const TemporaryFolder folder;
   write_people(folder.path() / "people");
   auto wanted = options(folder, "out");
-  wanted.min_images = PackOptions{}.min_images;
+  wanted.min_images = 2;
   const std::string message = error_of([&] { pack_set(wanted); });
   for (const char* part :
-       {"at least 2 images", "1 of 3", "label 2 ('carl/0.pgm')", "--min-images 1"})
+       {"at least 2 images", "1 of 3", "label 2 ('carl/0.pgm')", "lower --min-images"})
     EXPECT_THAT(message, HasSubstr(part));
   EXPECT_FALSE(fs::exists(folder.path() / "out"));
   wanted.min_images = 4;
@@ -144,6 +144,13 @@ TEST(Pack, RefusesIdentitiesWithFewerImagesThanWanted) {
   fs::remove_all(folder.path() / "people" / "carl");
   wanted.min_images = 2;
   EXPECT_EQ(pack_set(wanted).identities, 2);
+}
+
+TEST(Pack, WarnsOfIdentitiesWithOneImage) {
+  const TemporaryFolder folder;
+  write_people(folder.path() / "people");
+  EXPECT_THAT(pack_set(options(folder, "out")).warnings,
+              testing::Contains(HasSubstr("one image: 1 of 3: label 2 ('carl/0.pgm')")));
 }
 
 TEST(Pack, NamesAnImageThatIsDamagedAndWritesNoShardOfIt) {

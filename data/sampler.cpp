@@ -203,10 +203,7 @@ class BalancedSampler final : public Sampler {
     for (size_t person = 0; person + 1 < begin_.size(); ++person) {
       if (begin_[person + 1] - begin_[person] > 1) continue;
       const Draw& only = members_[static_cast<size_t>(begin_[person])];
-      if (single++ == 0) {
-        const Source& source = *input.sets[static_cast<size_t>(only.set)];
-        first = fmt::format("'{}' of {}", source.key(only.index), source.name());
-      }
+      if (single++ == 0) first = input.sets[static_cast<size_t>(only.set)]->describe(only.index);
     }
     FT_CHECK(single == 0,
              "the balanced sampler wants at least two images of each identity, found one for {} of "

@@ -117,7 +117,7 @@ def test_one_image_identities(base, tmp_path):
     assert "identities with one image: 1 of 7" in done.stdout + done.stderr
     # Two images of each identity in a batch: one image would be its own positive pair.
     fails(train(base, f"data.train={tmp_path}/set", "data.sampler.name=balanced", "data.sampler.images=2"), "two images of each",
-          "zoe/000.ppm", "--min-images 2")
+          "1 of 7", "sample 48", "--min-images 2")
     assert "identities with one image: 1" in run(["shards", "info", tmp_path / "set"]).stdout
 
 

@@ -4,7 +4,6 @@
 //
 //   build/release/bench/bench_checkpoint [--megabytes 512] [--ranks 2] [--folder /tmp]
 #include <fcntl.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 
 #include "comm/collectives.h"
 #include "comm/thread_comm.h"
+#include "core/torch.h"
 #include "trainer/checkpointer.h"
 
 namespace facetrain {

@@ -3,7 +3,8 @@
 // alternate in one run; medians. With --device cuda the times include the device's, and both
 // columns of memory are what its tensors held at most.
 #include <malloc.h>
-#include <torch/torch.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/nn/functional/normalization.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 #include "comm/plugin_loader.h"
 #include "comm/thread_comm.h"
+#include "core/torch.h"
 #include "losses/sharded_classifier.h"
 #include "tests/support/peak_memory.h"
 

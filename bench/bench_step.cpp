@@ -6,7 +6,7 @@
 //   mpirun -np 2 bench_step --batch 64 ...              the batch is that of all ranks
 //   bench/step_witness.py --against build/release/bench/bench_step ...   the ratio to eager PyTorch
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include "comm/world.h"
 #include "core/deferred.h"
 #include "core/step_context.h"
+#include "core/torch.h"
 #include "models/layers.h"
 #include "trainer/optimizer.h"
 #include "trainer/precision.h"

@@ -1,11 +1,10 @@
 #include "comm/collectives.h"
 
-#include <torch/torch.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

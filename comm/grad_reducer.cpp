@@ -2,13 +2,13 @@
 
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
-#include <torch/torch.h>
 
 #include <map>
 #include <mutex>
 #include <unordered_map>
 
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

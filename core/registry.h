@@ -73,8 +73,8 @@ class Registry {
       if (entry.name == name) return entry;
     const std::string guess = config_detail::nearest(name, names());
     FT_FAIL("{}: {} '{}'{}; known: {}", section.place(),
-            name.empty() ? std::string("wanted a name of a ") + Product::kKind + ", found"
-                         : std::string("unknown ") + Product::kKind,
+            name.empty() ? fmt::format("wanted a name of a {}, found", Product::kKind)
+                         : fmt::format("unknown {}", Product::kKind),
             name, guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess),
             fmt::join(names(), ", "));
   }

@@ -1,11 +1,11 @@
 #include "kernels/ops.h"
 
 #include <ATen/Parallel.h>
-#include <torch/torch.h>
 
 #include <limits>
 
 #include "core/check.h"
+#include "core/torch.h"
 #include "kernels/cuda_table.h"
 
 // MKL's GEMM of bfloat16 into float, part of libtorch_cpu.so; torch has no header for it. LP64:

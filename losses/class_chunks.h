@@ -7,9 +7,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ThreadLocalState.h>
-#include <torch/torch.h>
 
 #include "comm/collectives.h"
+#include "core/torch.h"
 #include "kernels/ops.h"
 #include "losses/margin.h"
 

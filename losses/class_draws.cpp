@@ -1,11 +1,11 @@
 #include "losses/class_draws.h"
 
 #include <ATen/Parallel.h>
-#include <torch/torch.h>
 
 #include <cmath>
 
 #include "core/random.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

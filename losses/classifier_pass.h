@@ -8,11 +8,10 @@
 // rows get the exact gradient, and the embeddings size() times the sum over shards.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <vector>
 
 #include "comm/collectives.h"
+#include "core/torch.h"
 #include "losses/class_chunks.h"
 #include "losses/margin.h"
 #include "losses/row_loss.h"

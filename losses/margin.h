@@ -6,14 +6,13 @@
 // does not know that classes are sharded.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "core/deferred.h"
 #include "core/registry.h"
+#include "core/torch.h"
 #include "kernels/margin_rules.h"
 
 namespace facetrain {

@@ -8,8 +8,6 @@
 // (arXiv:2203.15565).
 #pragma once
 
-#include <torch/torch.h>
-
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +16,7 @@
 #include "comm/collectives.h"
 #include "comm/communicator.h"
 #include "comm/sharded.h"
+#include "core/torch.h"
 #include "losses/classifier_pass.h"
 #include "losses/margin.h"
 

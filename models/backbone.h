@@ -5,13 +5,12 @@
 // configuration are equal; create_backbone() then loads `model.init` over them.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/registry.h"
+#include "core/torch.h"
 
 namespace facetrain {
 

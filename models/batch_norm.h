@@ -2,12 +2,11 @@
 // ranks.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <memory>
 #include <vector>
 
 #include "core/deferred.h"
+#include "core/torch.h"
 
 namespace facetrain {
 

@@ -2,11 +2,11 @@
 // names.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include "core/torch.h"
 
 namespace facetrain {
 

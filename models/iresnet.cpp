@@ -1,5 +1,7 @@
 // IResNet (Duta 2020, arXiv:2004.04989) as arcface_torch ships it: names, shapes, initialisation
 // and eps are those of its files (reference/recognition.md 3.1), so that weights can be exchanged.
+#include <torch/nn/modules/container/sequential.h>
+
 #include <cmath>
 
 #include "core/check.h"

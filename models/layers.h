@@ -3,10 +3,9 @@
 // a block initialises them.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <string>
 
+#include "core/torch.h"
 #include "models/batch_norm.h"
 
 namespace facetrain {

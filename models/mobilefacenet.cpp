@@ -1,5 +1,8 @@
 // MobileFaceNet (Chen 2018, arXiv:1804.07573) as arcface_torch ships it (`mbf`, `mbf_large`):
 // names, shapes, initialisation and eps are those of its files (reference/recognition.md 3.3).
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
+
 #include <cmath>
 
 #include "core/check.h"

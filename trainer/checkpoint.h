@@ -8,8 +8,6 @@
 // exist. docs/formats.md.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -17,6 +15,7 @@
 
 #include "core/config.h"
 #include "core/safetensors.h"
+#include "core/torch.h"
 #include "trainer/progress.h"
 
 namespace facetrain {

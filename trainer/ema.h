@@ -5,13 +5,12 @@
 // network's own buffers.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/safetensors.h"
+#include "core/torch.h"
 
 namespace facetrain {
 

@@ -1,11 +1,10 @@
 #include "trainer/model_loader.h"
 
-#include <torch/torch.h>
-
 #include <filesystem>
 
 #include "core/check.h"
 #include "core/safetensors.h"
+#include "core/torch.h"
 #include "models/init_weights.h"
 #include "trainer/checkpoint.h"
 

@@ -5,13 +5,12 @@
 // `rows: dense` also lets decay and momentum act on the others, as a zero gradient would.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "core/safetensors.h"
+#include "core/torch.h"
 #include "trainer/parameters.h"
 
 namespace facetrain {

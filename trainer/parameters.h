@@ -2,14 +2,13 @@
 // frozen, whether it is sharded.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "comm/sharded.h"
+#include "core/torch.h"
 #include "trainer/recipe.h"
 
 namespace facetrain {

@@ -6,8 +6,6 @@
 // differ between ranks, control flow may not.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <map>
 #include <memory>
 #include <span>
@@ -16,6 +14,7 @@
 
 #include "comm/communicator.h"
 #include "core/registry.h"
+#include "core/torch.h"
 #include "data/batch.h"
 #include "data/loader.h"
 #include "data/source.h"

@@ -2,8 +2,6 @@
 // changes a step.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -13,6 +11,7 @@
 #include "comm/communicator.h"
 #include "comm/grad_reducer.h"
 #include "core/deferred.h"
+#include "core/torch.h"
 #include "trainer/checkpointer.h"
 #include "trainer/ema.h"
 #include "trainer/feed.h"

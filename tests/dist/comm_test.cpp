@@ -2,7 +2,6 @@
 // order, staged; and the bits of MPI against those of thread ranks.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <mutex>
 
@@ -10,6 +9,7 @@
 #include "comm/thread_comm.h"
 #include "comm/world.h"
 #include "core/check.h"
+#include "core/torch.h"
 #include "tests/dist/dist.h"
 #include "tests/support/comm_conformance.h"
 

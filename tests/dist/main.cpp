@@ -5,13 +5,13 @@
 // number. Tests get the communicator from dist_comm(); FACETRAIN_TEST_RANKS must be the number of
 // ranks, so that no run passes at another size.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
 
 #include "core/check.h"
+#include "core/torch.h"
 #include "tests/dist/dist.h"
 
 namespace facetrain {

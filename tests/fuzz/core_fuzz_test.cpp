@@ -1,7 +1,6 @@
 // Mutated safetensors files and configurations: each reads or throws an Error, never anything else,
 // in bounded time.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -13,6 +12,7 @@
 #include "core/config.h"
 #include "core/random.h"
 #include "core/safetensors.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

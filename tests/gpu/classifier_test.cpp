@@ -1,11 +1,11 @@
 // The class-sharded classifier on a device against the CPU: every margin on one rank, and 2 and 4
 // thread ranks that share the device (host-staged collectives).
-#include <torch/torch.h>
 
 #include <mutex>
 
 #include "comm/plugin_loader.h"
 #include "comm/thread_comm.h"
+#include "core/torch.h"
 #include "losses/sharded_classifier.h"
 #include "tests/gpu/gpu.h"
 #include "tests/unit/losses/classifier_problem.h"

@@ -1,9 +1,9 @@
 // Every function of the CUDA kernel table against the CPU version in float64 of the same numbers:
 // odd shapes, all rules and reductions, rows that are not finite, the same bits run to run.
-#include <torch/torch.h>
 
 #include <cmath>
 
+#include "core/torch.h"
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 

@@ -4,7 +4,6 @@
 // (ctest then says so). FACETRAIN_REQUIRE_GPU=N: fewer GPUs than N are a failure of every test
 // program. FACETRAIN_TEST_GPUS (1) says how many the tests want.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +11,7 @@
 
 #include "comm/plugin_loader.h"
 #include "core/check.h"
+#include "core/torch.h"
 #include "tests/gpu/gpu.h"
 
 namespace facetrain::gpu {

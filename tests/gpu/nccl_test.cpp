@@ -1,12 +1,12 @@
 // The NCCL communicator on one rank: the conformance suite with tensors on the device, the order of
 // streams, the watchdog. Two and more ranks: ranks_test.cpp.
-#include <torch/torch.h>
 
 #include <chrono>
 
 #include "comm/plugin_loader.h"
 #include "comm/thread_comm.h"
 #include "core/check.h"
+#include "core/torch.h"
 #include "tests/gpu/gpu.h"
 #include "tests/support/comm_conformance.h"
 

@@ -1,6 +1,5 @@
 // Two processes with device tensors: on one GPU through host memory and MPI, or over NCCL where
 // there are two. The same cases: see tests/CMakeLists.txt for how they are started.
-#include <torch/torch.h>
 
 #include <filesystem>
 #include <fstream>
@@ -8,6 +7,7 @@
 
 #include "comm/collectives.h"
 #include "comm/thread_comm.h"
+#include "core/torch.h"
 #include "losses/sharded_classifier.h"
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/small_run.h"

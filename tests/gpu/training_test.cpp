@@ -1,11 +1,11 @@
 // Runs on a device: their losses against the CPU's, reduced precisions, resume bit for bit, and the
 // loader's way through pinned memory.
-#include <torch/torch.h>
 
 #include <cmath>
 
 #include "comm/thread_comm.h"
 #include "core/step_context.h"
+#include "core/torch.h"
 #include "data/loader.h"
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/small_run.h"

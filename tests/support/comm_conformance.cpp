@@ -1,7 +1,6 @@
 #include "tests/support/comm_conformance.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <chrono>
 #include <cmath>
@@ -11,6 +10,7 @@
 #include "comm/collectives.h"
 #include "comm/grad_reducer.h"
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain::conformance {
 namespace {

@@ -1,6 +1,6 @@
 // main() of the unit tests: deterministic ATen on one thread, then gtest.
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 int main(int argc, char** argv) {
   at::set_num_threads(1);

@@ -1,6 +1,5 @@
 // A small job whose ranks go wrong in the way that the argument names; failures_test.sh looks at
 // how it ends.
-#include <torch/torch.h>
 
 #include <chrono>
 #include <csignal>
@@ -10,6 +9,7 @@
 
 #include "comm/world.h"
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

@@ -3,10 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "comm/thread_comm.h"
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

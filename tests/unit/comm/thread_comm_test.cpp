@@ -4,12 +4,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <atomic>
 #include <cstdlib>
 
 #include "core/check.h"
+#include "core/torch.h"
 #include "tests/support/comm_conformance.h"
 
 namespace facetrain {

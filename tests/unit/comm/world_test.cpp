@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -14,6 +13,7 @@
 #include "comm/deadline.h"
 #include "comm/thread_comm.h"
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

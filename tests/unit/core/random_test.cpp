@@ -2,7 +2,6 @@
 #include "core/random.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <array>
 #include <set>
@@ -10,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/step_context.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -15,6 +14,7 @@
 
 #include "core/check.h"
 #include "core/durable_file.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

@@ -2,12 +2,12 @@
 #include "eval/embedder.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <atomic>
 
 #include "comm/thread_comm.h"
 #include "core/check.h"
+#include "core/torch.h"
 #include "eval/baselines.h"
 
 namespace facetrain {

@@ -3,11 +3,11 @@
 #include "eval/embeddings.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <fstream>
 
 #include "core/check.h"
+#include "core/torch.h"
 
 namespace facetrain {
 namespace {

@@ -2,11 +2,11 @@
 #include "eval/pair_set.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <fstream>
 
 #include "core/check.h"
+#include "core/torch.h"
 #include "data/image_codec.h"
 
 namespace facetrain {

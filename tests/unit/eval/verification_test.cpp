@@ -3,7 +3,7 @@
 #include "eval/verification.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/functional/normalization.h>
 
 #include <cmath>
 #include <filesystem>
@@ -13,6 +13,7 @@
 
 #include "core/check.h"
 #include "core/random.h"
+#include "core/torch.h"
 #include "eval/embeddings.h"
 
 namespace facetrain {

@@ -2,12 +2,12 @@
 // reduction, over chunks with the target inside, outside, and alone; and the polynomial exponential
 // against the exact one.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cmath>
 #include <limits>
 
 #include "core/check.h"
+#include "core/torch.h"
 #include "kernels/lanes.h"
 #include "kernels/ops.h"
 

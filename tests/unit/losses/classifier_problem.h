@@ -3,14 +3,13 @@
 // by the tests of losses/.
 #pragma once
 
-#include <torch/torch.h>
-
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/torch.h"
 #include "losses/margin.h"
 #include "losses/sharded_classifier.h"
 

@@ -3,12 +3,12 @@
 #include "trainer/model_loader.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <fstream>
 
 #include "core/check.h"
 #include "core/safetensors.h"
+#include "core/torch.h"
 #include "export/exporter.h"
 #include "trainer/checkpoint.h"
 

@@ -3,6 +3,8 @@
 #include "trainer/optimizer.h"
 
 #include <gtest/gtest.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/sgd.h>
 
 namespace facetrain {
 namespace {

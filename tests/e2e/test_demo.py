@@ -1,0 +1,20 @@
+"""README's first command, whole: the rendered faces are hard for raw pixels and colours, and the network learns them."""
+import os
+import re
+import subprocess
+
+from program import ROOT, environment
+
+
+def test_the_demo_trains_stops_resumes_and_beats_its_baselines(tmp_path):
+    env = environment({"PATH": os.environ["PATH"]})
+    done = subprocess.run([ROOT / "launch/demo.sh", tmp_path / "demo"], env=env, capture_output=True, text=True, timeout=880)
+    print(done.stdout[-4000:])
+    assert done.returncode == 0, done.stderr[-3000:]
+    accuracy = {name: float(value) for name, value in
+                re.findall(r"(raw pixels|colour histogram|trained network) +([0-9.]+) \+-", done.stdout)}
+    assert accuracy["raw pixels"] <= 0.65 and accuracy["colour histogram"] <= 0.65, accuracy
+    assert accuracy["trained network"] >= 0.88, accuracy
+    assert "checkpointed (exit code 85)" in done.stdout and "resumed from" in done.stdout
+    for name in ("model.safetensors", "run/metrics.jsonl", "sets/synth-test/pairs.csv"):
+        assert (tmp_path / "demo" / name).exists(), name

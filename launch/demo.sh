@@ -31,7 +31,7 @@ say demo "2/6 training on two ranks"
 "$local" 2 "$config" run=run &
 job=$!
 trap 'kill -TERM "$job" 2>/dev/null || true' EXIT
-until [ "$(wc -l <run/metrics.jsonl 2>/dev/null || echo 0)" -ge 5 ]; do
+until [ "$(wc -l 2>/dev/null <run/metrics.jsonl || echo 0)" -ge 5 ]; do
   kill -0 "$job" 2>/dev/null || break
   sleep 0.2
 done

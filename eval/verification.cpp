@@ -6,14 +6,17 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
+#include <tuple>
 
 #include "core/check.h"
+#include "eval/unit_rows.h"
 
 namespace facetrain {
 namespace {
 
+constexpr size_t kValThresholds = 4000;
+constexpr double kValStep = 0.001;
 constexpr int kThresholds = 400;
 double threshold_at(int index) { return 0.01 * index; }
 
@@ -23,32 +26,6 @@ struct Score {
   bool same;
   int64_t fold;  // position in the list of folds
 };
-
-// 1 / |row| of the rows that pairs use; 0 for the others.
-std::vector<double> inverse_norms(const at::Tensor& rows, const PairList& pairs,
-                                  const std::vector<std::string>& names) {
-  std::vector<double> inverse(rows.size(0), 0.0);
-  const float* data = rows.data_ptr<float>();
-  const int64_t dim = rows.size(1);
-  for (const Pair& pair : pairs)
-    for (const int64_t row : {pair.first, pair.second}) {
-      FT_CHECK(row >= 0 && row < rows.size(0),
-               "a pair names row {}; the embeddings have rows 0 to {}", row, rows.size(0) - 1);
-      if (inverse[row] != 0) continue;
-      double sum = 0;
-      for (int64_t k = 0; k < dim; ++k)
-        sum += static_cast<double>(data[row * dim + k]) * data[row * dim + k];
-      const std::string name =
-          row < static_cast<int64_t>(names.size()) ? fmt::format(" ({})", names[row]) : "";
-      FT_CHECK(
-          std::isfinite(sum),
-          "the embedding of row {}{} holds NaN or infinity: the network or its input is broken",
-          row, name);
-      FT_CHECK(sum > 0, "the embedding of row {}{} is all zeros and has no direction", row, name);
-      inverse[row] = 1 / std::sqrt(sum);
-    }
-  return inverse;
-}
 
 // Pairs of one fold get folds 0 ... k-1 (see verify_pairs); returns whether that was done.
 bool cut_single_fold(PairList& pairs) {
@@ -63,10 +40,22 @@ bool cut_single_fold(PairList& pairs) {
   return true;
 }
 
+// Numbers of the rows that pairs use, ascending, each once.
+std::vector<int64_t> used_rows(const PairList& pairs) {
+  std::vector<int64_t> used;
+  for (const Pair& pair : pairs) used.insert(used.end(), {pair.first, pair.second});
+  std::sort(used.begin(), used.end());
+  used.erase(std::unique(used.begin(), used.end()), used.end());
+  return used;
+}
+
 std::vector<Score> score_pairs(const at::Tensor& rows, const PairList& pairs,
-                               const std::vector<double>& inverse, std::vector<int64_t>& folds) {
-  const float* data = rows.data_ptr<float>();
+                               const std::vector<double>& norms, std::vector<int64_t>& folds) {
+  const float* data = rows.const_data_ptr<float>();
   const int64_t dim = rows.size(1);
+  std::vector<double> inverse(norms.size(), 0.0);
+  for (size_t k = 0; k < norms.size(); ++k)
+    if (norms[k] > 0) inverse[k] = 1 / norms[k];
   std::map<int64_t, int64_t> positions;
   std::vector<Score> scores;
   scores.reserve(pairs.size());
@@ -162,9 +151,75 @@ TarAtFar true_accepts(const std::vector<double>& same, const std::vector<double>
           allowed};
 }
 
-void add_rates(Verification& result, const std::vector<Score>& scores) {
+// The fold's threshold of VAL: between the last t with FAR(t) <= target on the other folds and the
+// next one. `accepted[t]` of `impostors` different pairs lie below threshold t.
+double val_threshold(const std::vector<int64_t>& accepted, int64_t impostors, double target) {
+  const auto far = [&](size_t t) {
+    return static_cast<double>(accepted[t]) / static_cast<double>(impostors);
+  };
+  if (impostors == 0 || far(accepted.size() - 1) < target) return 0;
+  size_t last = 0;
+  while (last + 1 < accepted.size() && far(last + 1) <= target) ++last;
+  if (last + 1 == accepted.size()) return kValStep * static_cast<double>(last);
+  const double share = (target - far(last)) / (far(last + 1) - far(last));
+  return kValStep * (static_cast<double>(last) + share);
+}
+
+std::optional<double> share_below(const std::vector<double>& distances, double threshold) {
+  if (distances.empty()) return std::nullopt;
+  const auto below = std::lower_bound(distances.begin(), distances.end(), threshold);
+  return static_cast<double>(below - distances.begin()) / static_cast<double>(distances.size());
+}
+
+// Mean and population deviation of those values that are there.
+std::pair<double, double> mean_of(const std::vector<FoldVal>& folds,
+                                  std::optional<double> FoldVal::*member) {
+  double sum = 0, count = 0, squares = 0;
+  for (const auto& fold : folds)
+    if (fold.*member) sum += *(fold.*member), ++count;
+  const double mean = sum / count;
+  for (const auto& fold : folds)
+    if (fold.*member) squares += std::pow(*(fold.*member) - mean, 2);
+  return {mean, std::sqrt(squares / count)};
+}
+
+ValAtFar val_at_far(const std::vector<Score>& scores, const std::vector<int64_t>& folds) {
+  std::vector<std::vector<double>> same(folds.size()), different(folds.size());
+  for (const Score& score : scores)
+    (score.same ? same : different)[static_cast<size_t>(score.fold)].push_back(score.distance);
+  // How many different pairs of each fold, and of all, every threshold accepts.
+  std::vector<std::vector<int64_t>> accepted(folds.size(), std::vector<int64_t>(kValThresholds));
+  std::vector<int64_t> total(kValThresholds, 0);
+  int64_t impostors = 0;
+  for (size_t f = 0; f < folds.size(); ++f) {
+    std::sort(same[f].begin(), same[f].end());
+    std::sort(different[f].begin(), different[f].end());
+    impostors += static_cast<int64_t>(different[f].size());
+    for (size_t t = 0; t < kValThresholds; ++t)
+      total[t] += accepted[f][t] = std::lower_bound(different[f].begin(), different[f].end(),
+                                                    kValStep * static_cast<double>(t)) -
+                                   different[f].begin();
+  }
+  ValAtFar result;
+  for (size_t f = 0; f < folds.size(); ++f) {
+    std::vector<int64_t> others(kValThresholds);
+    for (size_t t = 0; t < kValThresholds; ++t) others[t] = total[t] - accepted[f][t];
+    const double threshold =
+        val_threshold(others, impostors - static_cast<int64_t>(different[f].size()), result.target);
+    result.folds.push_back({folds[f], threshold, share_below(same[f], threshold),
+                            share_below(different[f], threshold)});
+  }
+  std::tie(result.val, result.deviation) = mean_of(result.folds, &FoldVal::val);
+  result.far = mean_of(result.folds, &FoldVal::far).first;
+  return result;
+}
+
+void add_rates(Verification& result, const std::vector<Score>& scores,
+               const std::vector<int64_t>& folds) {
   std::vector<double> same, different;
   for (const Score& score : scores) (score.same ? same : different).push_back(score.cosine);
+  result.same_cosines = histogram(same);
+  result.different_cosines = histogram(different);
   if (same.empty() || different.empty()) return;
   std::sort(same.begin(), same.end());
   std::sort(different.begin(), different.end());
@@ -172,17 +227,35 @@ void add_rates(Verification& result, const std::vector<Score>& scores) {
   result.eer = equal_error_rate(same, different);
   for (const double far : {0.1, 0.01, 0.001})
     result.tar_at_far.push_back(true_accepts(same, different, far));
+  result.roc = thin_curve(roc_curve(same, different));
+  result.val = val_at_far(scores, folds);
+}
+
+// Same pairs of low cosine, different pairs of high cosine; scores[k] is that of pairs[k].
+void add_hardest(Verification& result, const std::vector<Score>& scores, const PairList& pairs,
+                 const std::vector<std::string>& names) {
+  for (const bool same : {true, false}) {
+    std::vector<size_t> order;
+    for (size_t k = 0; k < pairs.size(); ++k)
+      if (pairs[k].same == same) order.push_back(k);
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return same ? scores[a].cosine < scores[b].cosine : scores[a].cosine > scores[b].cosine;
+    });
+    order.resize(std::min(order.size(), kHardPairs));
+    const auto name = [&](int64_t row) { return names.empty() ? "" : names.at(row); };
+    for (const size_t k : order)
+      result.hardest.push_back({pairs[k].fold, pairs[k].first, pairs[k].second, same,
+                                scores[k].cosine, scores[k].distance, name(pairs[k].first),
+                                name(pairs[k].second)});
+  }
 }
 
 }  // namespace
 
 Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
                           const std::vector<std::string>& names) {
-  FT_CHECK(embeddings.dim() == 2 && embeddings.is_floating_point(),
-           "wanted embeddings [N, D] of floats, found {} of {}",
-           fmt::join(embeddings.sizes(), " x "), toString(embeddings.scalar_type()));
   FT_CHECK(pairs.size() >= 2, "wanted at least two pairs, found {}", pairs.size());
-  const at::Tensor rows = embeddings.to(at::kCPU, at::kFloat).contiguous();
+  const at::Tensor rows = plain_rows(embeddings);
   Verification result;
   PairList cut = pairs;
   result.folds_were_cut = cut_single_fold(cut);
@@ -190,8 +263,12 @@ Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
   result.same =
       std::count_if(pairs.begin(), pairs.end(), [](const Pair& pair) { return pair.same; });
   result.dim = rows.size(1);
+  const std::vector<int64_t> used = used_rows(pairs);
+  const std::vector<double> norms = norms_of(rows, used, names);
+  for (const int64_t row : used)
+    result.mean_norm += norms[static_cast<size_t>(row)] / static_cast<double>(used.size());
   std::vector<int64_t> folds;
-  const std::vector<Score> scores = score_pairs(rows, cut, inverse_norms(rows, cut, names), folds);
+  const std::vector<Score> scores = score_pairs(rows, cut, norms, folds);
   result.folds = fold_accuracies(scores, folds);
   const double count = static_cast<double>(result.folds.size());
   for (const auto& fold : result.folds) result.accuracy += fold.accuracy / count;
@@ -199,54 +276,9 @@ Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
   for (const auto& fold : result.folds)
     variance += std::pow(fold.accuracy - result.accuracy, 2) / count;
   result.deviation = std::sqrt(variance);
-  add_rates(result, scores);
+  add_rates(result, scores, folds);
+  add_hardest(result, scores, cut, names);
   return result;
-}
-
-std::string to_text(const Verification& result) {
-  std::string text =
-      fmt::format("pairs {} folds {} dim {}\n", result.pairs, result.folds.size(), result.dim);
-  if (result.folds_were_cut)
-    text += fmt::format("  (the list has one fold; it was cut into {})\n", result.folds.size());
-  text +=
-      fmt::format("kfold accuracy {:.6f} std {:.6f} per fold", result.accuracy, result.deviation);
-  for (const auto& fold : result.folds) text += fmt::format(" {:.6f}", fold.accuracy);
-  text +=
-      "\n  (squared L2 distance of unit vectors; thresholds 0, 0.01 .. 3.99, same when distance < "
-      "t; first best threshold "
-      "on the other folds)\n";
-  if (!result.auc)
-    return text + fmt::format("AUC, EER, TAR@FAR undefined: {} of {} pairs are 'same'\n",
-                              result.same, result.pairs);
-  text += fmt::format("AUC {:.6f}\nEER {:.6f}\n", *result.auc, *result.eer);
-  for (const auto& at : result.tar_at_far)
-    text += fmt::format(
-        "TAR@FAR={:g} {:.6f} (accept cosine > {:.6f}, the impostor score with {} scores above "
-        "it)\n",
-        at.far, at.tar, at.threshold, at.allowed);
-  return text;
-}
-
-nlohmann::json to_json(const Verification& result) {
-  nlohmann::json json = {{"protocol", "pairs"},
-                         {"pairs", result.pairs},
-                         {"same", result.same},
-                         {"dim", result.dim},
-                         {"accuracy", result.accuracy},
-                         {"accuracy_std", result.deviation},
-                         {"folds_were_cut", result.folds_were_cut}};
-  for (const auto& fold : result.folds)
-    json["folds"].push_back(
-        {{"fold", fold.fold}, {"threshold", fold.threshold}, {"accuracy", fold.accuracy}});
-  json["auc"] = result.auc ? nlohmann::json(*result.auc) : nlohmann::json();
-  json["eer"] = result.eer ? nlohmann::json(*result.eer) : nlohmann::json();
-  json["tar_at_far"] = nlohmann::json::array();
-  for (const auto& at : result.tar_at_far)
-    json["tar_at_far"].push_back({{"far", at.far},
-                                  {"tar", at.tar},
-                                  {"cosine_threshold", at.threshold},
-                                  {"allowed_false_accepts", at.allowed}});
-  return json;
 }
 
 }  // namespace facetrain

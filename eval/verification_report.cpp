@@ -1,0 +1,120 @@
+// What is printed and written of the pairs protocol.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "eval/verification.h"
+
+namespace facetrain {
+namespace {
+
+nlohmann::json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+nlohmann::json or_null(const std::string& text) {
+  return text.empty() ? nlohmann::json() : nlohmann::json(text);
+}
+
+nlohmann::json to_json(const ValAtFar& val) {
+  nlohmann::json json = {
+      {"far_target", val.target}, {"val", val.val}, {"val_std", val.deviation}, {"far", val.far}};
+  for (const auto& fold : val.folds)
+    json["folds"].push_back({{"fold", fold.fold},
+                             {"threshold", fold.threshold},
+                             {"val", or_null(fold.val)},
+                             {"far", or_null(fold.far)}});
+  return json;
+}
+
+nlohmann::json to_json(const std::vector<CurvePoint>& curve) {
+  if (curve.empty()) return {};
+  nlohmann::json json;
+  for (const auto& point : curve) {
+    json["far"].push_back(point.false_accepts);
+    json["tar"].push_back(point.true_accepts);
+    json["cosine"].push_back(std::isfinite(point.threshold) ? nlohmann::json(point.threshold)
+                                                            : nlohmann::json());
+  }
+  return json;
+}
+
+nlohmann::json to_json(const std::vector<HardPair>& pairs) {
+  nlohmann::json json = {{"same", nlohmann::json::array()}, {"different", nlohmann::json::array()}};
+  for (const auto& pair : pairs)
+    json[pair.same ? "same" : "different"].push_back(
+        {{"fold", pair.fold},
+         {"cosine", pair.cosine},
+         {"distance", pair.distance},
+         {"rows", {pair.first, pair.second}},
+         {"names", {or_null(pair.first_name), or_null(pair.second_name)}}});
+  return json;
+}
+
+}  // namespace
+
+std::string to_text(const Verification& result) {
+  std::string text =
+      fmt::format("pairs {} folds {} dim {}\n", result.pairs, result.folds.size(), result.dim);
+  if (result.folds_were_cut)
+    text += fmt::format("  (the list has one fold; it was cut into {})\n", result.folds.size());
+  text +=
+      fmt::format("kfold accuracy {:.6f} std {:.6f} per fold", result.accuracy, result.deviation);
+  for (const auto& fold : result.folds) text += fmt::format(" {:.6f}", fold.accuracy);
+  text +=
+      "\n  (squared L2 distance of unit vectors; thresholds 0, 0.01 .. 3.99, same when distance < "
+      "t; first best threshold "
+      "on the other folds)\n";
+  const std::string norm =
+      fmt::format("norm {:.6f} (mean length of the raw embeddings)\n", result.mean_norm);
+  if (!result.auc)
+    return text +
+           fmt::format("AUC, EER, TAR@FAR, val undefined: {} of {} pairs are 'same'\n", result.same,
+                       result.pairs) +
+           norm;
+  text += fmt::format("AUC {:.6f}\nEER {:.6f}\n", *result.auc, *result.eer);
+  for (const auto& at : result.tar_at_far)
+    text += fmt::format(
+        "TAR@FAR={:g} {:.6f} (accept cosine > {:.6f}, the impostor score with {} scores above "
+        "it)\n",
+        at.far, at.tar, at.threshold, at.allowed);
+  return text +
+         fmt::format(
+             "val {:.6f} std {:.6f} far {:.6f} at FAR={:g} (thresholds 0, 0.001 .. 3.999, "
+             "FAR interpolated on the other folds)\n",
+             result.val->val, result.val->deviation, result.val->far, result.val->target) +
+         norm;
+}
+
+nlohmann::json to_json(const Verification& result) {
+  nlohmann::json json = {{"protocol", "pairs"},
+                         {"pairs", result.pairs},
+                         {"same", result.same},
+                         {"dim", result.dim},
+                         {"accuracy", result.accuracy},
+                         {"accuracy_std", result.deviation},
+                         {"folds_were_cut", result.folds_were_cut},
+                         {"mean_norm", result.mean_norm}};
+  for (const auto& fold : result.folds)
+    json["folds"].push_back(
+        {{"fold", fold.fold}, {"threshold", fold.threshold}, {"accuracy", fold.accuracy}});
+  json["auc"] = or_null(result.auc);
+  json["eer"] = or_null(result.eer);
+  json["val"] = result.val ? to_json(*result.val) : nlohmann::json();
+  json["roc"] = to_json(result.roc);
+  json["histogram"] = {{"low", -1},
+                       {"high", 1},
+                       {"same", result.same_cosines},
+                       {"different", result.different_cosines}};
+  json["hardest"] = to_json(result.hardest);
+  json["tar_at_far"] = nlohmann::json::array();
+  for (const auto& at : result.tar_at_far)
+    json["tar_at_far"].push_back({{"far", at.far},
+                                  {"tar", at.tar},
+                                  {"cosine_threshold", at.threshold},
+                                  {"allowed_false_accepts", at.allowed}});
+  return json;
+}
+
+}  // namespace facetrain

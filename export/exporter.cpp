@@ -1,13 +1,34 @@
 #include "export/exporter.h"
 
+#include <algorithm>
+
 #include "core/durable_file.h"
 
 namespace facetrain {
 namespace fs = std::filesystem;
 
+void check_extension(const Config& section, const fs::path& file) {
+  const auto endings = Exporters::get().create(section)->extensions();
+  const std::string ending = file.extension().string();
+  if (std::find(endings.begin(), endings.end(), ending) != endings.end()) return;
+  std::string fitting;
+  for (const auto& name : Exporters::get().names()) {
+    const auto section_of_name = Config::parse("{name: " + name + "}");
+    for (const auto& other : Exporters::get().create(section_of_name)->extensions())
+      if (other == ending) fitting = name;
+  }
+  FT_FAIL("{}: a file of format {} is called *{}{}", file.string(), section.name(),
+          fmt::join(endings, " or *"),
+          fitting.empty() ? "" : fmt::format("; for *{} the format is {}", ending, fitting));
+}
+
 void write_export(const Config& section, Backbone& network, const ExportInfo& info,
                   const fs::path& file) {
   const auto exporter = Exporters::get().create(section);
+  FT_CHECK(!network.parameters().empty(),
+           "{}: a TorchScript file has no weights to export again: give the run, the checkpoint or "
+           "the .safetensors file that it was made from (its extra file facetrain.origin names it)",
+           info.origin);
   check_writable(file);
   fs::path temporary = file;
   temporary += ".partial";
@@ -20,6 +41,14 @@ void write_export(const Config& section, Backbone& network, const ExportInfo& in
     fs::remove(temporary, ignored);
     throw;
   }
+}
+
+bool same_bits(const torch::Tensor& a, const torch::Tensor& b) {
+  const auto bytes = [](const torch::Tensor& t) {
+    return t.cpu().contiguous().flatten().view(torch::kByte);
+  };
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
+         torch::equal(bytes(a), bytes(b));
 }
 
 std::vector<std::pair<std::string, torch::Tensor>> public_tensors(const Backbone& network) {

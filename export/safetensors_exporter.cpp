@@ -18,6 +18,7 @@ Metadata metadata_of(const ExportInfo& info) {
 class SafetensorsExporter : public Exporter {
  public:
   explicit SafetensorsExporter(const SafetensorsExportOptions&) {}
+  std::vector<std::string> extensions() const override { return {".safetensors"}; }
 
   void write(Backbone& network, const ExportInfo& info,
              const std::filesystem::path& file) const override {
@@ -32,17 +33,10 @@ class SafetensorsExporter : public Exporter {
     FT_CHECK(written.tensors().size() == tensors.size() && written.metadata() == metadata_of(info),
              "{}: reading back what was written gave {} tensors, wanted {}: is the disk damaged?",
              file.string(), written.tensors().size(), tensors.size());
-    for (const auto& [name, tensor] : tensors) {
-      const torch::Tensor found = written.read(name);
-      // Compared as bytes, so that NaN equals itself.
-      const auto bytes = [](const torch::Tensor& t) {
-        return t.cpu().contiguous().flatten().view(torch::kByte);
-      };
-      FT_CHECK(found.scalar_type() == tensor.scalar_type() && found.sizes() == tensor.sizes() &&
-                   torch::equal(bytes(found), bytes(tensor)),
+    for (const auto& [name, tensor] : tensors)
+      FT_CHECK(same_bits(written.read(name), tensor),
                "{}: reading '{}' back gave other values than were written: is the disk damaged?",
                file.string(), name);
-    }
   }
 };
 

@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/safetensors.h"
 #include "core/torch.h"
+#include "export/torchscript.h"
 #include "models/init_weights.h"
 #include "trainer/checkpoint.h"
 
@@ -85,13 +86,20 @@ Origin open_folder(const fs::path& folder) {
 }
 
 Origin open_file(const fs::path& file) {
+  FT_CHECK(file.extension() != ".onnx",
+           "{}: facetrain runs no ONNX files (onnxruntime and TensorRT do): give the run or "
+           "checkpoint that it came from (its metadata names it: facetrain.origin), or a "
+           ".safetensors or TorchScript export of it",
+           file.string());
   FT_CHECK(file.extension() != ".pth" && file.extension() != ".pt",
            "{0}: wanted .safetensors, found PyTorch's pickle; convert it once: python3 -c \"import "
            "torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
            "torch.load('{0}', map_location='cpu', weights_only=True).items()}}, '{1}')\"",
            file.string(), fs::path(file).replace_extension(".safetensors").string());
-  FT_CHECK(file.extension() == ".safetensors",
-           "{}: wanted a run folder, a checkpoint folder or a .safetensors file", file.string());
+  FT_CHECK(
+      file.extension() == ".safetensors",
+      "{}: wanted a run folder, a checkpoint folder, a .safetensors file or a TorchScript file",
+      file.string());
   const SafetensorsFile tensors(file);
   const auto config = tensors.metadata().find(kExportedConfig);
   if (config != tensors.metadata().end())
@@ -120,13 +128,44 @@ bool take_averages(Backbone& network, const fs::path& weights) {
   return found;
 }
 
+// A TorchScript file: its own graph is the network.
+LoadedModel load_script_model(const std::string& file, std::span<const std::string> overrides,
+                              c10::Device device) {
+  const ScriptFile info = read_script_info(file);
+  const bool ours = !info.config.empty();
+  Config config = model_part(
+      Config::parse(ours ? info.config : "{model: {name: torchscript}, data: {}}", file));
+  for (const std::string& word : overrides)
+    FT_CHECK(!word.starts_with("model."),
+             "{}: a TorchScript file holds its network, so {} would do nothing: leave it out", file,
+             word);
+  config.override_with(overrides);
+  const auto options = config.as<ModelConfig>();
+  const int64_t size = options.data.size > 0 ? options.data.size : info.image_size;
+  FT_CHECK(size > 0 && (ours || !options.data.normalize.empty()),
+           "{}: this TorchScript file, written by another program, does not say what its input is: "
+           "add data.size=PIXELS and data.normalize=face (or imagenet, or {{mean: .., deviation: "
+           "..}}) to the command line",
+           file);
+  LoadedModel model;
+  model.backbone = load_script(file, size, device);
+  model.normalization = Normalization::parse(options.data.normalize);
+  model.images.size = size;
+  model.images.fit = options.data.fit;
+  model.describe = fmt::format("TorchScript file {}", file);
+  model.config = config.dump();
+  return model;
+}
+
 }  // namespace
 
 LoadedModel load_model(const std::string& what, std::span<const std::string> overrides,
                        c10::Device device) {
   FT_CHECK(fs::exists(what),
-           "there is no '{}': wanted a run folder, a checkpoint folder or a .safetensors file",
+           "there is no '{}': wanted a run folder, a checkpoint folder, a .safetensors file or a "
+           "TorchScript file",
            what);
+  if (is_torchscript(what)) return load_script_model(what, overrides, device);
   Origin origin = fs::is_directory(what) ? open_folder(what) : open_file(what);
   std::vector<std::string> words(overrides.begin(), overrides.end());
   words.push_back("model.init=");  // its weights are being loaded, not those that it started from

@@ -3,6 +3,7 @@
 #include "trainer/model_loader.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
 
 #include <fstream>
 
@@ -10,6 +11,7 @@
 #include "core/safetensors.h"
 #include "core/torch.h"
 #include "export/exporter.h"
+#include "tests/support/error_of.h"
 #include "trainer/checkpoint.h"
 
 namespace facetrain {
@@ -59,13 +61,9 @@ class ModelLoader : public ::testing::Test {
     EXPECT_FALSE(model.backbone->is_training());
     EXPECT_EQ(model.images.size, 32);
   }
-  std::string error_of(const std::string& what, const std::vector<std::string>& overrides = {}) {
-    try {
-      load_model(what, overrides, c10::kCPU);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
+  std::string loading_error(const std::string& what,
+                            const std::vector<std::string>& overrides = {}) {
+    return error_of([&] { load_model(what, overrides, c10::kCPU); });
   }
   fs::path folder;
   std::shared_ptr<Backbone> network;
@@ -104,13 +102,62 @@ TEST_F(ModelLoader, BareWeightsNeedAName) {
   NamedTensors tensors;
   for (const auto& [name, tensor] : public_tensors(*network)) tensors.emplace_back(name, tensor);
   save_safetensors(file, tensors);
-  EXPECT_NE(error_of(file.string()).find("add model.name="), std::string::npos)
-      << error_of(file.string());
+  EXPECT_NE(loading_error(file.string()).find("add model.name="), std::string::npos)
+      << loading_error(file.string());
   expect_same(load_model(
       file.string(),
       std::vector<std::string>{"model.name=iresnet18", "model.width=0.125", "model.embedding=16",
                                "data.size=32", "data.normalize=face"},
       c10::kCPU));
+}
+
+TEST_F(ModelLoader, TorchScriptFileRunsItsOwnGraph) {
+  write_checkpoint(folder, 1);
+  const auto model = load_model(folder.string(), {}, c10::kCPU);
+  const fs::path file = folder / "out.pt";
+  write_export(Config::parse("{name: torchscript}"), *model.backbone,
+               {model.config, model.describe}, file);
+  const auto again =
+      load_model(file.string(), std::vector<std::string>{"data.fit=crop"}, c10::kCPU);
+  EXPECT_EQ(again.images.size, 32);
+  EXPECT_EQ(again.images.fit, "crop");
+  EXPECT_NEAR(again.normalization.deviation[2], 0.225 * 255, 1e-9);
+  EXPECT_EQ(again.backbone->dim(), 16);
+  EXPECT_TRUE(again.backbone->parameters().empty());
+  for (const int64_t batch : {1, 5}) {
+    const at::Tensor images = torch::arange(batch * 32 * 32 * 3).remainder(251).to(torch::kByte);
+    const at::Tensor expected = embed_function(model, c10::kCPU)(images.view({batch, 32, 32, 3}));
+    const at::Tensor found = embed_function(again, c10::kCPU)(images.view({batch, 32, 32, 3}));
+    EXPECT_TRUE(torch::allclose(found, expected, 0, 1e-6 * expected.abs().max().item<double>()));
+  }
+  expect_parts(loading_error(file.string(), {"model.width=0.5"}), {"model.width=0.5", "nothing"});
+  expect_parts(loading_error(file.string(), {"data.size=48"}), {"[1, 3, 48, 48]", "data.size"});
+  expect_error(
+      [&] {
+        write_export(Config::parse("{name: safetensors}"), *again.backbone,
+                     {again.config, again.describe}, folder / "again.safetensors");
+      },
+      {"no weights to export again"});
+  EXPECT_FALSE(fs::exists(folder / "again.safetensors"));
+}
+
+TEST_F(ModelLoader, TorchScriptOfOthersNeedsItsInput) {
+  const std::string file = (folder / "theirs.pt").string();
+  torch::jit::Module module("Theirs");
+  module.define("def forward(self, x):\n  return x.mean(3).flatten(1)\n");
+  module.save(file);
+  expect_parts(loading_error(file), {"does not say what its input is", "data.size=PIXELS"});
+  expect_parts(loading_error(file, {"data.size=4"}), {"data.normalize=face"});
+  const std::vector<std::string> words{"data.size=4", "data.normalize=face"};
+  const auto model = load_model(file, words, c10::kCPU);
+  EXPECT_EQ(model.backbone->dim(), 12);
+  const at::Tensor white = torch::full({2, 4, 4, 3}, 255, torch::kByte);
+  EXPECT_TRUE(torch::equal(embed_function(model, c10::kCPU)(white), torch::ones({2, 12})));
+
+  torch::jit::Module flat("Flat");
+  flat.define("def forward(self, x):\n  return x.flatten()\n");
+  flat.save(file);
+  expect_parts(loading_error(file, words), {"wanted an embedding [1, D]", "[48]"});
 }
 
 TEST_F(ModelLoader, AveragesArePreferredAndBuffersStay) {
@@ -125,15 +172,21 @@ TEST_F(ModelLoader, AveragesArePreferredAndBuffersStay) {
 }
 
 TEST_F(ModelLoader, WrongInputIsNamed) {
-  EXPECT_NE(error_of("/nowhere").find("there is no '/nowhere'"), std::string::npos);
-  EXPECT_NE(error_of(folder.string()).find("neither a run nor a checkpoint"), std::string::npos);
+  EXPECT_NE(loading_error("/nowhere").find("there is no '/nowhere'"), std::string::npos);
+  EXPECT_NE(loading_error(folder.string()).find("neither a run nor a checkpoint"),
+            std::string::npos);
   std::ofstream(folder / "config.yaml") << kConfig;
-  EXPECT_NE(error_of(folder.string()).find("has no checkpoint yet"), std::string::npos);
+  EXPECT_NE(loading_error(folder.string()).find("has no checkpoint yet"), std::string::npos);
   std::ofstream(folder / "x.txt") << "x";
-  EXPECT_NE(error_of((folder / "x.txt").string()).find("wanted a run folder"), std::string::npos);
+  EXPECT_NE(loading_error((folder / "x.txt").string()).find("wanted a run folder"),
+            std::string::npos);
+  std::ofstream(folder / "x.onnx") << "x";
+  expect_parts(loading_error((folder / "x.onnx").string()), {"runs no ONNX", ".safetensors"});
   write_checkpoint(folder, 2);
-  EXPECT_NE(error_of(folder.string(), {"model.width=0.25"}).find("do not fit"), std::string::npos);
-  EXPECT_NE(error_of(folder.string(), {"modell.width=0.25"}).find("modell"), std::string::npos);
+  EXPECT_NE(loading_error(folder.string(), {"model.width=0.25"}).find("do not fit"),
+            std::string::npos);
+  EXPECT_NE(loading_error(folder.string(), {"modell.width=0.25"}).find("modell"),
+            std::string::npos);
 }
 
 }  // namespace

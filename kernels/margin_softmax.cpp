@@ -62,14 +62,14 @@ T largest_logit(const T* row, int64_t columns, int64_t target, const RowRule& ru
 
 template <class T>
 struct Sums {
-  T sum = 0, weight = 0, value = 0;
+  T sum = 0, weight = 0, value = 0, plain = 0;
 };
 
-// Σ exp(l - maximum) and Σ exp(l - maximum) v.
+// Σ exp(l - maximum), Σ exp(l - maximum) v and Σ v.
 template <class T>
 Sums<T> softmax_sums(const T* row, int64_t columns, int64_t target, const RowRule& rule,
-                     const Row<T>& r, T maximum, bool want_value) {
-  Lanes<T> sum{}, value{};
+                     const Row<T>& r, T maximum, bool want_value, bool want_plain) {
+  Lanes<T> sum{}, value{}, plain{};
   const T shift = r.shift - maximum;
   for_negatives(row, columns, target, [&](Lanes<T> c, int64_t count) {
     const Lanes<T> v =
@@ -78,15 +78,16 @@ Sums<T> softmax_sums(const T* row, int64_t columns, int64_t target, const RowRul
     if (count < kLanes<T>) term = keep_some(term, count);
     sum += term;
     if (want_value) value += term * v;
+    if (want_plain) plain += keep_some(v, count);
   });
-  return {sum_of(sum), sum_of(sum), sum_of(value)};
+  return {sum_of(sum), sum_of(sum), sum_of(value), sum_of(plain)};
 }
 
 // The reductions that are plain sums of terms.
 template <class T>
 Sums<T> term_sums(const T* row, int64_t columns, int64_t target, const RowRule& rule,
                   const Row<T>& r) {
-  Lanes<T> sum{}, weight{}, value{};
+  Lanes<T> sum{}, weight{}, value{}, plain{};
   for_negatives(row, columns, target, [&](Lanes<T> c, int64_t count) {
     const Lanes<T> v = change_negative(rule, c, r.p0, r.p1).value;
     const Lanes<T> l = r.scale * v + r.shift;
@@ -95,8 +96,9 @@ Sums<T> term_sums(const T* row, int64_t columns, int64_t target, const RowRule& 
     sum += gated ? w * l : keep_some(softplus_of(l), count);
     weight += w;
     value += w * v;
+    plain += keep_some(v, count);
   });
-  return {sum_of(sum), sum_of(weight), sum_of(value)};
+  return {sum_of(sum), sum_of(weight), sum_of(value), sum_of(plain)};
 }
 
 void put_one(float* to, float v) { *to = v; }
@@ -124,7 +126,8 @@ void add_row_sums_cpu(const T* cosines, Chunk chunk, const RowRule& rule, RowVec
       const T maximum = std::max(before, largest_logit(row, chunk.columns, target, rule, r));
       if (maximum == -std::numeric_limits<T>::infinity() && chunk.columns <= (target >= 0))
         continue;
-      more = softmax_sums(row, chunk.columns, target, rule, r, maximum, sums.value_sum != nullptr);
+      more = softmax_sums(row, chunk.columns, target, rule, r, maximum, sums.value_sum != nullptr,
+                          sums.plain_sum != nullptr);
       const T fade = before == maximum ? T(1) : std::exp(before - maximum);
       sums.maximum[b] = maximum;
       sums.sum[b] *= fade;
@@ -136,6 +139,7 @@ void add_row_sums_cpu(const T* cosines, Chunk chunk, const RowRule& rule, RowVec
     sums.sum[b] += more.sum;
     if (sums.weight_sum) sums.weight_sum[b] += more.weight;
     if (sums.value_sum) sums.value_sum[b] += more.value;
+    if (sums.plain_sum) sums.plain_sum[b] += more.plain;
   }
 }
 
@@ -150,15 +154,15 @@ void row_gradients_cpu(const T* cosines, Out* out, Chunk chunk, const RowRule& r
     Out* to = out + b * chunk.columns;
     const Row<T> r(rows, b);
     const T coefficient = gradients.coefficient[b], log_sum = at(gradients.log_sum, b, T(0));
-    const T shift = r.shift - log_sum;
+    const T shift = r.shift - log_sum, constant = at(gradients.constant, b, T(0));
     int64_t j = 0;
     for_negatives(row, chunk.columns, -1, [&](Lanes<T> c, int64_t count) {
       if (plain) {
-        put(to + j, coefficient * exp_of(r.scale * c + shift), count);
+        put(to + j, coefficient * exp_of(r.scale * c + shift) - constant, count);
       } else {
         const Changed<Lanes<T>> v = change_negative(rule, c, r.p0, r.p1);
         const Lanes<T> weight = weight_of<T>(rule, c, r.scale * v.value + r.shift, log_sum);
-        put(to + j, coefficient * weight * v.slope, count);
+        put(to + j, (coefficient * weight - constant) * v.slope, count);
       }
       j += count;
     });

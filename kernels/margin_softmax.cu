@@ -73,7 +73,7 @@ __global__ void row_sums_kernel(const T* cosines, Chunk chunk, RowRule rule, Row
     if (chunk.columns <= (target >= 0 ? 1 : 0))
       return;  // no negatives: the same for all threads of the block
   }
-  T sum = 0, weight = 0, value = 0;
+  T sum = 0, weight = 0, value = 0, plain = 0;
   for (int64_t j = threadIdx.x; j < chunk.columns; j += kThreads) {
     if (j == target) continue;
     const T v = change_negative(rule, row[j], p0, p1).value;
@@ -91,10 +91,12 @@ __global__ void row_sums_kernel(const T* cosines, Chunk chunk, RowRule rule, Row
     }
     weight += w;
     value += w * v;
+    plain += v;
   }
   sum = join_block(sum, Add());
   weight = join_block(weight, Add());
   value = join_block(value, Add());
+  if (sums.plain_sum) plain = join_block(plain, Add());  // the same for all threads
   if (threadIdx.x != 0) return;
   T fade = 1;
   if (softmax) {
@@ -105,6 +107,7 @@ __global__ void row_sums_kernel(const T* cosines, Chunk chunk, RowRule rule, Row
   sums.sum[b] = sums.sum[b] * fade + sum;
   if (sums.weight_sum) sums.weight_sum[b] = sums.weight_sum[b] * fade + weight;
   if (sums.value_sum) sums.value_sum[b] = sums.value_sum[b] * fade + value;
+  if (sums.plain_sum) sums.plain_sum[b] += plain;
 }
 
 template <class T, class Out>
@@ -115,6 +118,7 @@ __global__ void row_gradients_kernel(const T* cosines, Out* out, Chunk chunk, Ro
   const T scale = at(rows.scale, b, T(1)), shift = at(rows.shift, b, T(0));
   const T p0 = at(rows.p0, b, T(0)), p1 = at(rows.p1, b, T(0));
   const T coefficient = gradients.coefficient[b], log_sum = at(gradients.log_sum, b, T(0));
+  const T constant = at(gradients.constant, b, T(0));
   const T* row = cosines + b * chunk.columns;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; j < chunk.columns;
@@ -129,7 +133,7 @@ __global__ void row_gradients_kernel(const T* cosines, Out* out, Chunk chunk, Ro
       const T w = rule.reduction == RowReduction::kSoftmax    ? exp_of(l - log_sum)
                   : rule.reduction == RowReduction::kGatedSum ? gate_of(rule, c)
                                                               : sigmoid_of(l);
-      result = coefficient * w * v.slope;
+      result = (coefficient * w - constant) * v.slope;
     }
     put(out + b * chunk.columns + j, result);
   }
@@ -180,7 +184,7 @@ void row_gradients_cuda(const T* cosines, Out* out, Chunk chunk, const RowRule& 
     const RowVectors<T> some{from(rows.scale), from(rows.shift), from(rows.p0), from(rows.p1),
                              from(rows.target)};
     const RowGradients<T> grads{from(gradients.coefficient), from(gradients.log_sum),
-                                from(gradients.target_gradient)};
+                                from(gradients.target_gradient), from(gradients.constant)};
     row_gradients_kernel<<<dim3(across, static_cast<unsigned>(part.rows)), kThreads, 0,
                            as_stream(stream)>>>(
         cosines + first * chunk.columns, out + first * chunk.columns, part, rule, some, grads);

@@ -30,15 +30,16 @@ struct RowVectors {
   const int64_t* target = nullptr;  // place of the target in this rank's list of classes, or -1
 };
 
-// What the first pass adds up over the negatives, carried from chunk to chunk. Starts as (-inf, 0,
-// 0, 0). `term` is exp(l - maximum), softplus(l) or g l; `weight` is the derivative of the row's
-// loss by l (for kSoftmax: the term).
+// What the first pass adds up over the negatives, carried from chunk to chunk; null: not wanted.
+// Starts as (-inf, 0, 0, 0, 0). `term` is exp(l - maximum), softplus(l) or g l; `weight` is the
+// derivative of the row's loss by l (for kSoftmax: the term).
 template <class T>
 struct RowSums {
   T* maximum = nullptr;     // largest logit (kSoftmax only)
   T* sum = nullptr;         // Σ term
   T* weight_sum = nullptr;  // Σ weight, for the gradient of the shift
   T* value_sum = nullptr;   // Σ weight v, for the gradient of the scale
+  T* plain_sum = nullptr;   // Σ v, for label smoothing
 };
 
 // What the second pass needs of each row.
@@ -47,6 +48,7 @@ struct RowGradients {
   const T* coefficient = nullptr;  // multiplies weight dv/dc
   const T* log_sum = nullptr;  // log Σ exp(l) of the whole row, target included (kSoftmax only)
   const T* target_gradient = nullptr;  // goes into the target's column
+  const T* constant = nullptr;         // taken from coefficient weight (label smoothing); null: 0
 };
 
 // First pass. T: float, double.
@@ -54,8 +56,8 @@ template <class T>
 void add_row_sums_cpu(const T* cosines, Chunk chunk, const RowRule& rule, RowVectors<T> rows,
                       RowSums<T> sums, int64_t row_begin, int64_t row_end);
 
-// Second pass: out[b, j] = coefficient weight dv/dc. (T, Out): (float, float), (float, Bfloat16),
-// (double, double); `out` may be `cosines`.
+// Second pass: out[b, j] = (coefficient weight - constant) dv/dc. (T, Out): (float, float), (float,
+// Bfloat16), (double, double); `out` may be `cosines`.
 template <class T, class Out>
 void row_gradients_cpu(const T* cosines, Out* out, Chunk chunk, const RowRule& rule,
                        RowVectors<T> rows, RowGradients<T> gradients, int64_t row_begin,

@@ -97,18 +97,21 @@ void kernels::set_cuda_kernels(const CudaKernels& kernels) { cuda_table() = kern
 
 RowSums RowSums::start(int64_t rows, const at::TensorOptions& options) {
   return {at::full({rows}, -std::numeric_limits<double>::infinity(), options),
-          at::zeros({rows}, options), at::zeros({rows}, options), at::zeros({rows}, options)};
+          at::zeros({rows}, options), at::zeros({rows}, options), at::zeros({rows}, options),
+          at::zeros({rows}, options)};
 }
 
 void add_row_sums(const at::Tensor& cosines, int64_t first, const kernels::RowRule& rule,
                   const RowVectors& rows, RowSums& sums) {
   const kernels::Chunk chunk = chunk_of(cosines, first);
-  for (const at::Tensor* vector : {&sums.maximum, &sums.sum, &sums.weight_sum, &sums.value_sum})
+  for (const at::Tensor* vector :
+       {&sums.maximum, &sums.sum, &sums.weight_sum, &sums.value_sum, &sums.plain_sum})
     check_vector(*vector, cosines, "a row sum");
   for_type(cosines, [&]<class T>(T) {
     const auto vectors = vectors_of<T>(rows, cosines);
     const kernels::RowSums<T> to{pointer<T>(sums.maximum), pointer<T>(sums.sum),
-                                 pointer<T>(sums.weight_sum), pointer<T>(sums.value_sum)};
+                                 pointer<T>(sums.weight_sum), pointer<T>(sums.value_sum),
+                                 pointer<T>(sums.plain_sum)};
     const T* from = cosines.data_ptr<T>();
     if (cosines.is_cuda())
       return cuda_kernels_of<T>().add_row_sums(from, chunk, rule, vectors, to,
@@ -122,17 +125,17 @@ void add_row_sums(const at::Tensor& cosines, int64_t first, const kernels::RowRu
 void row_gradients(const at::Tensor& cosines, const at::Tensor& out, int64_t first,
                    const kernels::RowRule& rule, const RowVectors& rows,
                    const at::Tensor& coefficient, const at::Tensor& log_sum,
-                   const at::Tensor& target_gradient) {
+                   const at::Tensor& target_gradient, const at::Tensor& constant) {
   const kernels::Chunk chunk = chunk_of(cosines, first);
   FT_CHECK(out.sizes() == cosines.sizes() && out.is_contiguous(),
            "kernels: wanted a gradient of the cosines' shape, found {}",
            fmt::join(out.sizes(), " x "));
-  for (const at::Tensor* vector : {&coefficient, &log_sum, &target_gradient})
+  for (const at::Tensor* vector : {&coefficient, &log_sum, &target_gradient, &constant})
     check_vector(*vector, cosines, "a row gradient");
   for_type(cosines, [&]<class T>(T) {
     const auto vectors = vectors_of<T>(rows, cosines);
     const kernels::RowGradients<T> gradients{pointer<T>(coefficient), pointer<T>(log_sum),
-                                             pointer<T>(target_gradient)};
+                                             pointer<T>(target_gradient), pointer<T>(constant)};
     const T* from = cosines.data_ptr<T>();
     const auto run = [&](auto* to, auto cuda) {
       if (cosines.is_cuda()) {

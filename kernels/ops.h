@@ -19,7 +19,7 @@ struct RowVectors {
 
 // Sums over the negatives, carried from chunk to chunk; see kernels::RowSums. [B] of T.
 struct RowSums {
-  at::Tensor maximum, sum, weight_sum, value_sum;
+  at::Tensor maximum, sum, weight_sum, value_sum, plain_sum;
   static RowSums start(int64_t rows, const at::TensorOptions& options);
 };
 
@@ -27,12 +27,13 @@ struct RowSums {
 void add_row_sums(const at::Tensor& cosines, int64_t first, const kernels::RowRule& rule,
                   const RowVectors& rows, RowSums& sums);
 
-// out[b, j] = coefficient[b] dterm/dcos, and target_gradient[b] in the target's column. `out` [B,
-// n] is `cosines` itself, of the same type, or bf16 for fp32 cosines.
+// out[b, j] = coefficient[b] dterm/dcos - constant[b] dv/dcos, and target_gradient[b] in the
+// target's column; `constant` may be undefined. `out` [B, n] is `cosines` itself, of the same type,
+// or bf16 for fp32 cosines.
 void row_gradients(const at::Tensor& cosines, const at::Tensor& out, int64_t first,
                    const kernels::RowRule& rule, const RowVectors& rows,
                    const at::Tensor& coefficient, const at::Tensor& log_sum,
-                   const at::Tensor& target_gradient);
+                   const at::Tensor& target_gradient, const at::Tensor& constant = {});
 
 // Adds Σ c and the count of the negatives above threshold [B] to sum [B] and count [B].
 void add_selected(const at::Tensor& cosines, int64_t first, const at::Tensor& threshold,

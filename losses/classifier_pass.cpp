@@ -10,10 +10,14 @@ constexpr double kSmallestNorm = 1e-12;
 
 bool is_reduced(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
-// The part of [B, ...] that belongs to this rank's rows.
+// The part of the gathered rows that belongs to this rank.
+Slice own_slice(const std::vector<int64_t>& counts, int rank) {
+  const int64_t begin = std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0});
+  return {begin, begin + counts[rank]};
+}
 at::Tensor own_rows(const at::Tensor& all, const std::vector<int64_t>& counts, int rank) {
-  return all.narrow(0, std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}),
-                    counts[rank]);
+  const Slice own = own_slice(counts, rank);
+  return all.narrow(0, own.begin, own.size());
 }
 
 // a b, where an undefined b is zero.
@@ -35,6 +39,7 @@ ClassifierPass::ClassifierPass(ClassShard shard, Margin& margin, Communicator& c
       settings_(settings) {
   FT_CHECK(rule_.bias != Bias::kShared || rule_.reduction == RowReduction::kSoftplusSum,
            "a margin with a shared bias must use the softplus sum: a softmax does not see it");
+  if (filtered()) rule_.negative = NegativeRule::kAffineAbove;  // 0 c + 0 above p0
 }
 
 kernels::RowRule ClassifierPass::row_rule() const {
@@ -105,32 +110,36 @@ ChunkPlan ClassifierPass::plan(bool gradients) const {
 
 // Sums over this rank's negatives.
 RowSums ClassifierPass::sum_own_negatives(const kernels::RowRule& rule, const RowVectors& rows,
-                                          bool weights, bool values) const {
+                                          Wanted wanted) const {
   const ChunkPlan cut = plan(false);
   const int64_t batch = features_.size(0);
   const RowSums all = RowSums::start(cut.parts * batch, features_.options());
-  const auto of_part = [&](const at::Tensor& sums, int64_t part, bool wanted) {
-    return wanted ? sums.narrow(0, part * batch, batch) : at::Tensor();
+  const auto of_part = [&](const at::Tensor& sums, int64_t part, bool asked) {
+    return asked ? sums.narrow(0, part * batch, batch) : at::Tensor();
   };
   for_chunks(shard_, rule_, factors_, cut, false, [&](ClassChunks& chunks, int64_t part) {
     RowSums sums{of_part(all.maximum, part, true), of_part(all.sum, part, true),
-                 of_part(all.weight_sum, part, weights), of_part(all.value_sum, part, values)};
+                 of_part(all.weight_sum, part, wanted.weights),
+                 of_part(all.value_sum, part, wanted.values),
+                 of_part(all.plain_sum, part, wanted.plain)};
     add_row_sums(chunks.cosines(), chunks.first(), rule, rows, sums);
   });
-  const auto by_part = [&](const at::Tensor& sums, bool wanted) {
-    return wanted ? sums.view({cut.parts, batch}) : at::Tensor();
+  const auto by_part = [&](const at::Tensor& sums, bool asked) {
+    return asked ? sums.view({cut.parts, batch}) : at::Tensor();
   };
-  return join_row_sums({by_part(all.maximum, true), by_part(all.sum, true),
-                        by_part(all.weight_sum, weights), by_part(all.value_sum, values)},
-                       rule.reduction);
+  return join_row_sums(
+      {by_part(all.maximum, true), by_part(all.sum, true), by_part(all.weight_sum, wanted.weights),
+       by_part(all.value_sum, wanted.values), by_part(all.plain_sum, wanted.plain)},
+      rule.reduction);
 }
 
 // Sums over the negatives of all ranks.
 RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVectors& rows,
-                                      bool weights, bool values) {
-  const RowSums own = sum_own_negatives(rule, rows, weights, values);
+                                      Wanted wanted) {
+  const RowSums own = sum_own_negatives(rule, rows, wanted);
   std::vector<at::Tensor> there;
-  for (const at::Tensor* sums : {&own.maximum, &own.sum, &own.weight_sum, &own.value_sum})
+  for (const at::Tensor* sums :
+       {&own.maximum, &own.sum, &own.weight_sum, &own.value_sum, &own.plain_sum})
     if (sums->defined()) there.push_back(*sums);
   const at::Tensor mine = at::stack(there);
   const at::Tensor all = at::empty({comm_.size(), mine.size(0), mine.size(1)}, mine.options());
@@ -140,7 +149,7 @@ RowSums ClassifierPass::sum_negatives(const kernels::RowRule& rule, const RowVec
     return sums.defined() ? all.select(1, next++) : at::Tensor();
   };
   RowSums joined{of_ranks(own.maximum), of_ranks(own.sum), of_ranks(own.weight_sum),
-                 of_ranks(own.value_sum)};
+                 of_ranks(own.value_sum), of_ranks(own.plain_sum)};
   return join_row_sums(joined, rule.reduction);
 }
 
@@ -151,7 +160,10 @@ void ClassifierPass::run_prepass() {
     RowVectors rows;
     rows.scale = parameter;
     rows.target = rows_.target;
-    input_.prepass_sum = negative_log_sum(sum_negatives({}, rows, false, false));
+    rows.p0 = rows_.p0;
+    kernels::RowRule rule;
+    if (filtered()) rule.negative = NegativeRule::kAffineAbove;
+    input_.prepass_sum = negative_log_sum(sum_negatives(rule, rows, {}));
     return;
   }
   const ChunkPlan cut = plan(false);
@@ -170,17 +182,24 @@ at::Tensor ClassifierPass::forward(const at::Tensor& embeddings, const at::Tenso
                                    const at::Tensor& positions) {
   gather(embeddings, labels, positions);
   find_targets();
+  if (filtered()) rows_.p0 = at::full_like(input_.norm, settings_.filter_above);
   run_prepass();
   margin_output_ = margin_.apply(input_);
   rows_.scale = margin_output_.scale.contiguous();
-  rows_.p0 = margin_output_.p0;
+  if (!filtered()) rows_.p0 = margin_output_.p0;
   rows_.p1 = margin_output_.p1;
   if (shared_bias_.defined())
     rows_.shift =
         shared_bias_.detach().to(features_.scalar_type()).expand({features_.size(0)}).contiguous();
-  const RowSums sums = sum_negatives(row_rule(), rows_, shared_bias_.defined(),
-                                     margin_output_.dscale_dnorm.defined());
-  row_ = row_loss(rule_, margin_output_, sums, rows_.shift);
+  RowSums sums = sum_negatives(row_rule(), rows_,
+                               {.weights = shared_bias_.defined(),
+                                .values = margin_output_.dscale_dnorm.defined(),
+                                .plain = settings_.entropy.label_smoothing > 0});
+  if (settings_.unpg_whisker > 0) {
+    pairs_.emplace(features_, input_.label, settings_.unpg_whisker);
+    sums = pairs_->add_to(sums, rows_.scale);
+  }
+  row_ = row_loss(rule_, margin_output_, sums, rows_.shift, settings_.entropy);
   // Zero, or NaN where the norm is not finite: an infinite norm would make finite cosines of zero.
   at::Tensor losses = row_.loss + (input_.norm - input_.norm);
   if (margin_output_.penalty.defined()) losses = losses + margin_output_.penalty;
@@ -192,6 +211,8 @@ at::Tensor ClassifierPass::forward(const at::Tensor& embeddings, const at::Tenso
 at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
                                                 const ShardGradient& to) {
   const at::Tensor coefficient = (row_weight * row_.coefficient).contiguous();
+  const at::Tensor constant =
+      row_.constant.defined() ? (row_weight * row_.constant).contiguous() : at::Tensor();
   const at::Tensor by_target = (row_weight * row_.dphi * margin_output_.dphi_dcos).contiguous();
   const ChunkPlan cut = plan(true);
   const at::Tensor by_features =
@@ -200,7 +221,7 @@ at::Tensor ClassifierPass::gradient_by_features(const at::Tensor& row_weight,
     const at::Tensor cosines = chunks.cosines();
     const at::Tensor by_class = chunks.gradient_for(cosines);
     row_gradients(cosines, by_class, chunks.first(), row_rule(), rows_, coefficient, row_.log_sum,
-                  by_target);
+                  by_target, constant);
     const at::Tensor by_row = chunks.by_rows(by_class);
     matmul(by_row, chunks.unit(), by_features[part], true);
     if (to.weight.defined()) chunks.write_gradient(by_row, to.weight, to.accumulate);
@@ -236,8 +257,10 @@ at::Tensor ClassifierPass::backward(const at::Tensor& gradient, const ShardGradi
   const at::Tensor incoming =
       gather_rows_detached(gradient.to(features_.scalar_type()).contiguous(), counts_, comm_);
   const at::Tensor row_weight = incoming / comm_.size();
-  const at::Tensor by_features =
-      scatter_rows_sum(gradient_by_features(row_weight, to), counts_, comm_);
+  at::Tensor by_features = scatter_rows_sum(gradient_by_features(row_weight, to), counts_, comm_);
+  if (pairs_)
+    by_features = by_features + pairs_->gradient(row_weight * row_.coefficient, row_.log_sum,
+                                                 own_slice(counts_, comm_.rank()));
   at::Tensor by_norm;
   add_product(by_norm, row_.dphi, margin_output_.dphi_dnorm);
   add_product(by_norm, row_.dscale, margin_output_.dscale_dnorm);

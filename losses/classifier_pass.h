@@ -8,12 +8,14 @@
 // rows get the exact gradient, and the embeddings size() times the sum over shards.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "comm/collectives.h"
 #include "core/torch.h"
 #include "losses/class_chunks.h"
 #include "losses/margin.h"
+#include "losses/pair_negatives.h"
 #include "losses/row_loss.h"
 
 namespace facetrain {
@@ -28,6 +30,9 @@ struct ShardGradient {
 struct PassSettings {
   int64_t workspace_bytes = 0;  // bounds a chunk's buffers, a thread
   bool reduced = false;         // bf16 factors in the GEMMs for bf16 embeddings and fp32 rows
+  CrossEntropy entropy = {};
+  double filter_above = 0;  // a negative's cosine above it counts as 0, without gradient; 0: off
+  double unpg_whisker = 0;  // pair negatives within so many interquartile ranges; 0: none
 };
 
 class ClassifierPass : public torch::CustomClassHolder {
@@ -56,12 +61,16 @@ class ClassifierPass : public torch::CustomClassHolder {
   void gather(const at::Tensor& embeddings, const at::Tensor& labels, const at::Tensor& positions);
   void find_targets();
   at::Tensor target_products() const;
+  bool filtered() const { return settings_.filter_above > 0; }
   void run_prepass();
   ChunkPlan plan(bool gradients) const;
-  RowSums sum_own_negatives(const kernels::RowRule& rule, const RowVectors& rows, bool weights,
-                            bool values) const;
-  RowSums sum_negatives(const kernels::RowRule& rule, const RowVectors& rows, bool weights,
-                        bool values);
+  // The sums that a row's loss wants beside the maximum and Σ term.
+  struct Wanted {
+    bool weights = false, values = false, plain = false;
+  };
+  RowSums sum_own_negatives(const kernels::RowRule& rule, const RowVectors& rows,
+                            Wanted wanted) const;
+  RowSums sum_negatives(const kernels::RowRule& rule, const RowVectors& rows, Wanted wanted);
   at::Tensor gradient_by_features(const at::Tensor& row_weight, const ShardGradient& to);
   at::Tensor gradient_by_embeddings(const at::Tensor& by_features, const at::Tensor& by_norm) const;
   kernels::RowRule row_rule() const;
@@ -82,6 +91,7 @@ class ClassifierPass : public torch::CustomClassHolder {
   RowVectors rows_;
   MarginOutput margin_output_;
   RowLoss row_;
+  std::optional<PairNegatives> pairs_;
   at::Tensor shared_bias_gradient_;
 };
 

@@ -1,11 +1,43 @@
 #include "losses/sharded_classifier.h"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "losses/class_draws.h"
+#include "losses/simplex.h"
 
 namespace facetrain {
+namespace {
+
+// What of the options asks for what the margin does not have.
+void check_options(const ClassifierOptions& options, const MarginRule& rule) {
+  const std::pair<const char*, double> of_softmax[] = {{"label_smoothing", options.label_smoothing},
+                                                       {"focal_gamma", options.focal_gamma},
+                                                       {"unpg_whisker", options.unpg_whisker}};
+  for (const auto& [name, value] : of_softmax)
+    FT_CHECK(value == 0 || rule.reduction == RowReduction::kSoftmax,
+             "classifier.{} = {} wants a loss that ends in a soft-max, but this loss.name adds up "
+             "one term a class; set it to 0 or choose another loss",
+             name, value);
+  const std::pair<const char*, double> of_cosines[] = {{"filter_above", options.filter_above},
+                                                       {"unpg_whisker", options.unpg_whisker}};
+  for (const auto& [name, value] : of_cosines)
+    FT_CHECK(value == 0 || rule.normalise,
+             "classifier.{} = {} wants cosines, but this loss.name does not normalise; set it to 0 "
+             "or choose another loss",
+             name, value);
+  FT_CHECK(options.filter_above == 0 || rule.negative == NegativeRule::kNone,
+           "classifier.filter_above = {} wants a loss that leaves other classes' cosines as they "
+           "are, but this loss.name changes them itself; set it to 0 or choose another loss",
+           options.filter_above);
+  FT_CHECK(options.fixed == "none" || rule.rows_per_class == 1,
+           "classifier.fixed: {} has one row a class, but this loss.name has {} sub-centres; set "
+           "fixed: none or choose another loss",
+           options.fixed, rule.rows_per_class);
+}
+
+}  // namespace
 
 // The node of the graph: embeddings and parameters in, losses out. The gradient of the sharded
 // parameters is written by the pass itself; that of the embeddings and of the shared bias goes on
@@ -43,11 +75,17 @@ ShardedClassifier::ShardedClassifier(const ClassifierOptions& options, int64_t d
            "set classifier.classes",
            options_.classes, dim);
   const MarginRule rule = margin_->rule();
+  check_options(options_, rule);
   rows_per_class_ = rule.rows_per_class;
+  step_classes_ = options_.classes;
   classes_here_ = slice_of(options_.classes, comm.rank(), comm.size());
   register_module("margin", margin_);
-  weight = register_parameter("weight", draw_class_rows(classes_here_, rows_per_class_, dim,
-                                                        options_.init_deviation, seed));
+  const bool learned = options_.fixed == "none";
+  weight = register_parameter(
+      "weight",
+      learned ? draw_class_rows(classes_here_, rows_per_class_, dim, options_.init_deviation, seed)
+              : simplex_rows(classes_here_, options_.classes, dim),
+      learned);
   if (rule.bias == Bias::kPerClass)
     bias = register_parameter("bias", torch::zeros({classes_here_.size()}));
   if (rule.bias == Bias::kShared)
@@ -84,6 +122,11 @@ void ShardedClassifier::begin_step(std::span<const torch::Tensor> labels, int64_
       rate >= 1
           ? torch::Tensor()
           : draw_step_classes(classes_here_, step_labels_, rate, seed_, step).to(weight.device());
+  step_classes_ = options_.classes;
+  if (sampled_.defined() && options_.label_smoothing > 0) {
+    const std::vector<int64_t> of_ranks = gather_counts(sampled_.size(0), comm_);
+    step_classes_ = std::accumulate(of_ranks.begin(), of_ranks.end(), int64_t{0});
+  }
   zero_grad_rows();
 }
 
@@ -136,7 +179,11 @@ PassSettings ShardedClassifier::pass_settings() const {
   const double megabytes = options_.workspace_mb > 0 ? options_.workspace_mb : automatic;
   const bool reduced =
       options_.gemm == "auto" ? has_fast_bf16(weight.device()) : options_.gemm == "bf16";
-  return {static_cast<int64_t>(megabytes * 1e6), reduced};
+  return {static_cast<int64_t>(megabytes * 1e6),
+          reduced,
+          {options_.label_smoothing, options_.focal_gamma, step_classes_},
+          options_.filter_above,
+          options_.unpg_whisker};
 }
 
 ShardGradient ShardedClassifier::gradient_storage() {
@@ -194,6 +241,11 @@ torch::Tensor ShardedClassifier::row_gradient(const std::string& name) const {
 
 bool ShardedClassifier::update_untouched_rows(const std::string&) const {
   return options_.rows == "dense";
+}
+
+std::vector<std::string> ShardedClassifier::frozen() const {
+  if (options_.fixed == "none") return {};
+  return {"weight"};
 }
 
 int64_t ShardedClassifier::sampled_classes() const {

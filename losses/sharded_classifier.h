@@ -4,8 +4,9 @@
 // row statistics (largest logit, Σ exp), then, when gradients are asked for, for the gradients,
 // recomputing the logits of each chunk. Peak memory does not depend on B x C. The result is the
 // same at any number of ranks. Shards are slices of *classes* (K rows each, class-major); a label
-// may be absent from a shard. Sources: reference/recognition.md section 1, An et al. 2022
-// (arXiv:2203.15565).
+// may be absent from a shard. Label smoothing, focal weights, inter-class filtering, pair negatives
+// and a fixed classifier work over any soft-max margin, sharded and sampled alike. Sources:
+// reference/recognition.md section 1, An et al. 2022 (arXiv:2203.15565).
 #pragma once
 
 #include <memory>
@@ -16,6 +17,7 @@
 #include "comm/collectives.h"
 #include "comm/communicator.h"
 #include "comm/sharded.h"
+#include "core/freeze.h"
 #include "core/torch.h"
 #include "losses/classifier_pass.h"
 #include "losses/margin.h"
@@ -30,7 +32,13 @@ struct ClassifierOptions {
   double init_deviation = 0.01;  // rows start as N(0, deviation), drawn from (seed, class)
   double workspace_mb =
       0;  // bounds the buffers of one chunk of classes, a thread; 0: 4 on a CPU, 64 on a device
-  std::string gemm = "auto";  // auto | fp32 | bf16: factors of the GEMMs for bf16 embeddings
+  std::string gemm = "auto";   // auto | fp32 | bf16: factors of the GEMMs for bf16 embeddings
+  double label_smoothing = 0;  // ε, over the step's classes: losses/row_loss.h
+  double focal_gamma = 0;      // γ: losses/row_loss.h
+  double filter_above = 0;     // inter-class filtering (arcface_torch): the cosine to another class
+                               // above it counts as 0, without gradient; before the margin
+  double unpg_whisker = 0;     // in-batch pair negatives: losses/pair_negatives.h
+  std::string fixed = "none";  // none | simplex: rows that are not learned: losses/simplex.h
   void fields(auto& f) {
     f("classes", classes, at_least(0), "identities; 0: as many as the data has");
     f("sample_rate", sample_rate, range(0, 1),
@@ -43,13 +51,26 @@ struct ClassifierOptions {
       "memory for one chunk of classes, MB a thread; 0: 4 on a CPU (its caches), 64 on a device");
     f("gemm", gemm, one_of("auto", "fp32", "bf16"),
       "products for bf16 embeddings; auto: bf16 where the hardware is fast at it, else fp32");
+    f("label_smoothing", label_smoothing, range(0, 0.999),
+      "share of the label that spreads evenly over the step's classes (soft-max margins); 0: off");
+    f("focal_gamma", focal_gamma, range(0, 10),
+      "weighs each row by (1 - p)^gamma, p its own class's probability (soft-max margins); 0: off");
+    f("filter_above", filter_above, range(0, 1),
+      "a cosine to another class above this counts as 0, without gradient (arcface_torch's "
+      "inter-class filtering, 0.4 there); 0: off");
+    f("unpg_whisker", unpg_whisker, range(0, 100),
+      "UNPG: cosines of pairs of different identities in the global batch are negatives of every "
+      "row, but for outliers beyond this many interquartile ranges (1.5 there); 0: off");
+    f("fixed", fixed, one_of("none", "simplex"),
+      "simplex: class rows are vertices of a regular simplex, not learned; wants model.embedding "
+      ">= classes - 1 (dimensions beyond stay zero)");
   }
 };
 
-class ShardedClassifier : public torch::nn::Module, public ShardOwner {
+class ShardedClassifier : public torch::nn::Module, public ShardOwner, public FreezePolicy {
  public:
   // Makes this rank's rows. `options.classes` must be known (>= 1) by now; `comm` must outlive the
-  // module.
+  // module. Options that the margin cannot carry are errors.
   ShardedClassifier(const ClassifierOptions& options, int64_t dim, std::shared_ptr<Margin> margin,
                     Communicator& comm, uint64_t seed);
 
@@ -83,6 +104,9 @@ class ShardedClassifier : public torch::nn::Module, public ShardOwner {
   torch::Tensor row_gradient(const std::string& name) const override;
   bool update_untouched_rows(const std::string& name) const override;
   void zero_grad_rows() override;
+  // "weight" of a fixed classifier: no gradient, update, decay or optimizer state, but in the
+  // checkpoint.
+  std::vector<std::string> frozen() const override;
 
   int64_t classes() const { return options_.classes; }
   int64_t sampled_classes() const;  // of this rank, in this step
@@ -116,6 +140,7 @@ class ShardedClassifier : public torch::nn::Module, public ShardOwner {
   torch::Tensor row_gradient_, bias_gradient_;  // of this step; undefined until a backward
   torch::Tensor target_cosine_, feature_norm_;
   int64_t step_ = 0, total_steps_ = 0;
+  int64_t step_classes_ = 0;  // of all ranks, in this step; kept where labels are smoothed
   double steps_per_epoch_ = 1;
 };
 

@@ -147,8 +147,8 @@ template <class T, class Out>
 void row_gradients_cpu(const T* cosines, Out* out, Chunk chunk, const RowRule& rule,
                        RowVectors<T> rows, RowGradients<T> gradients, int64_t row_begin,
                        int64_t row_end) {
-  const bool plain =
-      rule.negative == NegativeRule::kNone && rule.reduction == RowReduction::kSoftmax;
+  const bool plain = rule.negative == NegativeRule::kNone &&
+                     rule.reduction == RowReduction::kSoftmax && !gradients.constant;
   for (int64_t b = row_begin; b < row_end; ++b) {
     const T* row = cosines + b * chunk.columns;
     Out* to = out + b * chunk.columns;
@@ -158,7 +158,7 @@ void row_gradients_cpu(const T* cosines, Out* out, Chunk chunk, const RowRule& r
     int64_t j = 0;
     for_negatives(row, chunk.columns, -1, [&](Lanes<T> c, int64_t count) {
       if (plain) {
-        put(to + j, coefficient * exp_of(r.scale * c + shift) - constant, count);
+        put(to + j, coefficient * exp_of(r.scale * c + shift), count);
       } else {
         const Changed<Lanes<T>> v = change_negative(rule, c, r.p0, r.p1);
         const Lanes<T> weight = weight_of<T>(rule, c, r.scale * v.value + r.shift, log_sum);

@@ -1,13 +1,13 @@
 // In-batch negative pairs as further negatives of every row. UNPG: Jung et al. 2022,
-// arXiv:2203.11593, eq. 6 and section 3.3.
+// arXiv:2203.11593.
 //
 // The cosines of all pairs i < j of the (micro-)batch with different identities, less the outliers
 // of a box-and-whisker filter, stand in the soft-max of each row beside its classes, times the
 // row's scale. No margin, negative rule, class filter or label smoothing touches them. Gradients go
 // to the embeddings only. Every rank computes the same from the gathered rows: no communication.
 // Memory: 18 B^2 bytes in fp32 while the pairs are sorted (1.2 GB at B = 8192), a third of it kept
-// for the backward; never [B, C]. On a device the host waits for the
-// number of pairs in each forward.
+// for the backward; never [B, C]. On a device the host waits for the number of pairs in
+// each forward.
 #pragma once
 
 #include "comm/collectives.h"

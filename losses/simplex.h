@@ -2,7 +2,7 @@
 //
 // All pairs of classes have the cosine -1 / (C - 1), the least that C vectors can have in common;
 // features of models trained against the same vertices stay comparable. Pernici et al. 2021,
-// arXiv:2103.15632, eq. 6; Biondi et al. 2024, arXiv:2405.02581.
+// arXiv:2103.15632; Biondi et al. 2024, arXiv:2405.02581.
 #pragma once
 
 #include <ATen/core/Tensor.h>

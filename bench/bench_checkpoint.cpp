@@ -6,9 +6,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <cstdio>
 #include <filesystem>
 
 #include "comm/collectives.h"
@@ -99,18 +100,7 @@ double restore_once(const fs::path& run, int64_t megabytes, int ranks) {
   return seconds;
 }
 
-int64_t argument(int argc, char** argv, const char* name, int64_t fallback) {
-  for (int i = 1; i + 1 < argc; ++i)
-    if (std::strcmp(argv[i], name) == 0) return std::stoll(argv[i + 1]);
-  return fallback;
-}
-
-void bench(int argc, char** argv) {
-  const int64_t megabytes = argument(argc, argv, "--megabytes", 512);
-  const int ranks = static_cast<int>(argument(argc, argv, "--ranks", 2));
-  fs::path parent = fs::temp_directory_path();
-  for (int i = 1; i + 1 < argc; ++i)
-    if (std::strcmp(argv[i], "--folder") == 0) parent = argv[i + 1];
+void bench(int64_t megabytes, int ranks, const fs::path& parent) {
   const fs::path run = parent / fmt::format("facetrain-bench-{}", getpid());
   fs::create_directories(run);
   std::vector<double> snapshot, written, plain, same, other;
@@ -139,6 +129,20 @@ void bench(int argc, char** argv) {
 }  // namespace facetrain
 
 int main(int argc, char** argv) {
-  facetrain::bench(argc, argv);
+  int64_t megabytes = 512;
+  int ranks = 2;
+  std::string folder = std::filesystem::temp_directory_path();
+  CLI::App app("What a checkpoint costs: snapshot, write and restore");
+  app.add_option("--megabytes", megabytes, "of tensors")->check(CLI::PositiveNumber);
+  app.add_option("--ranks", ranks, "that write, as threads")->check(CLI::Range(1, 64));
+  app.add_option("--folder", folder, "where to write")->check(CLI::ExistingDirectory);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    facetrain::bench(megabytes, ranks, folder);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s
+", error.what());
+    return 1;
+  }
   return 0;
 }

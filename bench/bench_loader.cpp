@@ -6,6 +6,7 @@
 #include <time.h>
 #include <turbojpeg.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -157,11 +158,17 @@ int bench(int64_t images, int64_t pairs) {
 }  // namespace facetrain
 
 int main(int argc, char** argv) {
+  int64_t images = 4096, pairs = 5;
+  CLI::App app("Images per second of the loader against bare libjpeg-turbo");
+  app.add_option("images", images, "to render and read")->check(CLI::PositiveNumber);
+  app.add_option("pairs", pairs, "of alternating runs; the median counts")
+      ->check(CLI::PositiveNumber);
+  CLI11_PARSE(app, argc, argv);
   try {
-    return facetrain::bench(argc > 1 ? std::atoll(argv[1]) : 4096,
-                            argc > 2 ? std::atoll(argv[2]) : 5);
+    return facetrain::bench(images, pairs);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
+    std::fprintf(stderr, "%s
+", error.what());
     return 1;
   }
 }

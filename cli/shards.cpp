@@ -250,7 +250,7 @@ void print_identities(const SetInfo& info) {
   if (counts.unlabelled > 0) log_info("images without identity: {}", counts.unlabelled);
   if (!counts.gaps.empty())
     log_warn("labels without an image: {}; a classifier over {} classes learns nothing for them",
-             list_some(counts.gaps), counts.images.size());
+             list_some(counts.gaps, std::ssize(counts.gaps)), counts.images.size());
 }
 
 void print_info(const std::string& path) {

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/config.h"
+#include "data/source.h"
 
 namespace facetrain {
 namespace {
@@ -165,7 +166,7 @@ std::string list_gaps(const FileList& list) {
   std::set<int64_t> labels;
   for (const auto& item : list.items)
     if (item.identity >= 0) labels.insert(item.identity);
-  if (labels.empty()) return "";
+  if (labels.empty()) return "";  // nothing is labelled
   const int64_t gaps = *labels.rbegin() + 1 - static_cast<int64_t>(labels.size());
   std::vector<int64_t> first;
   int64_t next = 0;
@@ -173,8 +174,7 @@ std::string list_gaps(const FileList& list) {
     for (; next < label && first.size() < kShown; ++next) first.push_back(next);
     next = label + 1;
   }
-  const std::string text = fmt::format("{}", fmt::join(first, ", "));
-  return gaps <= std::ssize(first) ? text : fmt::format("{} ... ({} in all)", text, gaps);
+  return list_some(first, gaps);
 }
 
 std::vector<uint8_t> read_bytes(const fs::path& file) {

@@ -102,7 +102,8 @@ PackResult pack_set(const PackOptions& options) {
            "wanted at least {} images of each identity (--min-images), found fewer for {}; add "
            "images, leave these out, or lower --min-images",
            options.min_images, few);
-  if (const std::string single = identities_below(list, 2); !single.empty())
+  const std::string single = options.min_images < 2 ? identities_below(list, 2) : "";
+  if (!single.empty())
     result.warnings.push_back(fmt::format(
         "identities with one image: {}; they are kept, --min-images 2 refuses them", single));
 

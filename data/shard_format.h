@@ -8,12 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "data/column.h"
+
 namespace facetrain {
 
 inline constexpr const char* kShardFormat = "facetrain shard";
 inline constexpr int64_t kShardVersion = 1;  // a reader refuses a higher one
 inline constexpr const char* kShardExtension = ".h5";
 inline constexpr int64_t kShardAlignment = 4096;  // of images/bytes in the file
+// The HDF5 type (a hid_t) that a column has in the file.
+int64_t shard_file_type(ColumnType type);
 
 // What a shard says of the set that it is a part of.
 struct ShardHeader {

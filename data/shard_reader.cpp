@@ -49,17 +49,6 @@ std::span<const uint8_t> as_bytes(const std::vector<T>& values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
 }
 
-hid_t file_type(ColumnType type) {
-  switch (type) {
-    case ColumnType::kInt64:
-      return H5T_STD_I64LE;
-    case ColumnType::kFloat32:
-      return H5T_IEEE_F32LE;
-    default:
-      return H5T_STD_U8LE;
-  }
-}
-
 Hdf5Handle open_file(const std::filesystem::path& file) {
   const Hdf5Handle plan(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "file access");
   hdf5_check(H5Pset_file_locking(plan, false, true), "file locking");
@@ -164,12 +153,12 @@ void ShardReader::open(const std::optional<std::vector<std::string>>& wanted) {
       values.offset = read_vector<uint64_t>(object, "offset", H5T_STD_U64LE);
       check_offsets(values.offset, records_, values.bytes.size(), names[bit] + "/offset");
     } else {
-      const Hdf5Array array = open_array(labels, names[bit], file_type(column.type));
+      const Hdf5Array array = open_array(labels, names[bit], shard_file_type(column.type));
       FT_CHECK(array.shape[0] == records_, "label column '{}': wanted {} rows, found {}",
                names[bit], records_, array.shape[0]);
       column.shape.assign(array.shape.begin() + 1, array.shape.end());
       values.bytes.resize(static_cast<size_t>(records_ * column.record_size()));
-      read_array(array, file_type(column.type), values.bytes.data());
+      read_array(array, shard_file_type(column.type), values.bytes.data());
     }
     column.complete = std::all_of(presence_.begin(), presence_.end(),
                                   [bit](uint64_t word) { return (word >> bit & 1) != 0; });

@@ -17,17 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-hid_t file_type(ColumnType type) {
-  switch (type) {
-    case ColumnType::kInt64:
-      return H5T_STD_I64LE;
-    case ColumnType::kFloat32:
-      return H5T_IEEE_F32LE;
-    default:
-      return H5T_STD_U8LE;
-  }
-}
-
 template <class T>
 std::span<const uint8_t> as_bytes(const std::vector<T>& values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
@@ -96,6 +85,17 @@ void sync(const fs::path& path, int flags) {
 }
 
 }  // namespace
+
+int64_t shard_file_type(ColumnType type) {
+  switch (type) {
+    case ColumnType::kInt64:
+      return H5T_STD_I64LE;
+    case ColumnType::kFloat32:
+      return H5T_IEEE_F32LE;
+    default:
+      return H5T_STD_U8LE;
+  }
+}
 
 ShardWriter::ShardWriter(fs::path file, ShardHeader header, std::vector<Column> columns)
     : file_(std::move(file)), header_(std::move(header)), columns_(std::move(columns)) {
@@ -201,8 +201,8 @@ void ShardWriter::write(const fs::path& file) const {
     } else {
       std::vector<int64_t> shape{size()};
       shape.insert(shape.end(), column.shape.begin(), column.shape.end());
-      const Hdf5Handle array =
-          write_array(labels, column.name, file_type(column.type), shape, values_[c].bytes.data());
+      const Hdf5Handle array = write_array(labels, column.name, shard_file_type(column.type), shape,
+                                           values_[c].bytes.data());
       describe(array, column, static_cast<int64_t>(c));
     }
   }

@@ -55,12 +55,10 @@ IdentityCounts count_identities(const Source& source) {
   return counts;
 }
 
-std::string list_some(const std::vector<int64_t>& numbers) {
-  constexpr size_t kShown = 10;
-  const std::vector<int64_t> first(
-      numbers.begin(), numbers.begin() + static_cast<int64_t>(std::min(kShown, numbers.size())));
+std::string list_some(std::span<const int64_t> first, int64_t in_all) {
+  first = first.first(std::min<size_t>(first.size(), 10));
   const std::string text = fmt::format("{}", fmt::join(first, ", "));
-  return numbers.size() <= kShown ? text : fmt::format("{} ... ({} in all)", text, numbers.size());
+  return in_all <= std::ssize(first) ? text : fmt::format("{} ... ({} in all)", text, in_all);
 }
 
 }  // namespace facetrain

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,7 +68,7 @@ struct IdentityCounts {
           single = 0;  // over identities with images; single: with one image
 };
 IdentityCounts count_identities(const Source& source);
-// "3, 7, 9 ... (12 in all)": for messages about label gaps.
-std::string list_some(const std::vector<int64_t>& numbers);
+// "3, 7, 9 ... (12 in all)", the first ten at most: for messages about label gaps.
+std::string list_some(std::span<const int64_t> first, int64_t in_all);
 
 }  // namespace facetrain

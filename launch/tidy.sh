@@ -27,5 +27,6 @@ fi
 mkdir -p build/tidy
 sed -E 's/-Winvalid-pch -include [^ ]*cmake_pch\.hxx//' build/release/compile_commands.json >build/tidy/compile_commands.json
 say tidy "${#files[@]} files"
-printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 1 clang-tidy -p build/tidy --quiet 2>/dev/null
+printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 1 clang-tidy -p build/tidy --quiet \
+  2> >(grep -vE '^[0-9]+ warnings? (generated|treated)' >&2)
 say tidy "nothing to complain about"

@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <memory>
 #include <set>
@@ -37,12 +38,14 @@ void check_names(const fs::path& file, const std::set<std::string>& found,
   const auto is_average = [](const std::string& name) { return name.starts_with("ema."); };
   FT_CHECK(missing.empty() || !extra.empty() || !std::ranges::all_of(missing, is_average),
            "{}: this run averages its weights (trainer.ema), but its checkpoint holds no averages; "
-           "resume with trainer.ema=0, or start a new run with trainer.ema and model.init",
+           "resume with trainer.ema=0, or start a new run with trainer.ema and "
+           "model.init=CHECKPOINT/model.safetensors",
            file.string());
   FT_FAIL(
       "{}: this checkpoint is of another network, loss or optimizer: it lacks {} and has {} beyond "
       "this run's; "
-      "resume with the configuration that wrote it, or start a new run with model.init",
+      "resume with the configuration that wrote it, or start a new run with "
+      "model.init=CHECKPOINT/model.safetensors",
       file.string(), some(missing), some(extra));
 }
 
@@ -96,7 +99,8 @@ void read_rows(const fs::path& checkpoint,
     FT_CHECK(part.total == target.total,
              "{}: '{}' has {} rows in all, this run's has {}: the checkpoint is of another set of "
              "classes; set "
-             "classifier.classes to what it was trained with, or start a new run with model.init",
+             "classifier.classes to what it was trained with, or start a new run with "
+             "model.init=CHECKPOINT/model.safetensors",
              file->path().string(), target.name, part.total, target.total);
     const int64_t begin = std::max(part.begin, target.begin), end = std::min(part.end, target.end);
     if (begin >= end) continue;
@@ -116,20 +120,27 @@ void read_rows(const fs::path& checkpoint,
 
 std::string checkpoint_name(int64_t step) { return fmt::format("step_{:09d}", step); }
 
+std::optional<int64_t> checkpoint_step(const fs::path& folder) {
+  const std::string name = folder.filename();
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data() + std::min<size_t>(5, name.size()),
+                                            name.data() + name.size(), step);
+  if (error != std::errc() || step < 0 || name != checkpoint_name(step)) return std::nullopt;
+  return step;
+}
+
 bool is_checkpoint(const fs::path& folder) { return fs::exists(folder / "meta.yaml"); }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   // The names say it; `latest` is for people and scripts, and may be one behind after a kill
   // between two renames.
-  std::optional<fs::path> newest;
+  std::optional<int64_t> newest;
   std::error_code error;
-  for (const auto& item : fs::directory_iterator(run, error)) {
-    const std::string name = item.path().filename();
-    if (!name.starts_with("step_") || name.ends_with(".tmp") || !is_checkpoint(item.path()))
-      continue;
-    if (!newest || name > newest->filename()) newest = item.path();
-  }
-  return newest;
+  for (const auto& item : fs::directory_iterator(run, error))
+    if (const auto step = checkpoint_step(item.path()); step && is_checkpoint(item.path()))
+      newest = std::max(newest, step);
+  if (!newest) return std::nullopt;
+  return run / checkpoint_name(*newest);
 }
 
 CheckpointMeta read_meta(const fs::path& checkpoint) {

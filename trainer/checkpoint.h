@@ -42,8 +42,9 @@ struct CheckpointMeta {
 
 constexpr int64_t kCheckpointVersion = 1;
 
-// "step_000120000".
+// "step_000120000", and the step of such a name; nothing for any other.
 std::string checkpoint_name(int64_t step);
+std::optional<int64_t> checkpoint_step(const std::filesystem::path& folder);
 // The newest complete checkpoint of a run folder; nothing when it has none.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
 // True for a folder that holds a meta.yaml.

@@ -201,7 +201,7 @@ void Checkpointer::prune() {
   std::vector<std::string> names;
   for (const auto& item : fs::directory_iterator(run_)) {
     const std::string name = item.path().filename();
-    if (name.starts_with("step_") && is_checkpoint(item.path()) && name != best)
+    if (checkpoint_step(item.path()) && is_checkpoint(item.path()) && name != best)
       names.push_back(name);
   }
   std::sort(names.rbegin(), names.rend());

@@ -8,7 +8,9 @@
 #include "core/durable_file.h"
 #include "core/log.h"
 #include "core/random.h"
+#include "losses/sharded_classifier.h"
 #include "models/layers.h"
+#include "trainer/session.h"
 #include "trainer/streams.h"
 
 namespace facetrain {
@@ -42,36 +44,46 @@ void make_run_folder(const RunOptions& options, const std::string& config, Commu
   comm.barrier();  // rank 0 reports; this rank waits to be ended with the job
 }
 
-void print_banner(const RunOptions& options, const Config& config, const Stream& stream,
-                  Recipe& recipe, const ParameterList& parameters, const std::string& place,
-                  int64_t total_steps) {
-  int64_t images = 0, trained = 0, sharded = 0;
-  std::vector<std::string> names;
+RunFacts gather_facts(const RunOptions& options, const Config& config, const Stream& stream,
+                      Recipe& recipe, const ParameterList& parameters, const LoopOptions& loop,
+                      const RunPlace& place) {
+  RunFacts facts;
+  facts.program = place.program;
+  facts.place = place.description;
+  facts.run = options.run;
+  facts.recipe = config.section("recipe").name();
+  facts.network = config.section("model").name();
+  facts.optimizer = config.section("optimizer").name();
+  facts.schedule = config.section("schedule").name();
+  facts.precision = options.trainer.precision;
+  facts.device = options.device;
+  facts.ranks = place.comm.size();
+  facts.threads = at::get_num_threads();
+  facts.identities = count_identities(stream.sets);
   for (const auto& set : stream.sets) {
-    images += set->size();
-    names.push_back(set->name());
+    facts.images += set->size();
+    facts.sets.push_back(set->name());
+  }
+  if (config.has("loss")) facts.loss = config.section("loss").name();
+  if (config.has("classifier")) {
+    facts.classes = config.section("classifier").as<ClassifierOptions>().classes;
+    if (facts.classes == 0) facts.classes = facts.identities;
   }
   for (const auto& parameter : parameters.trained) {
     if (parameter.owner)
-      sharded += parameter.shard.total *
-                 (parameter.tensor.numel() / std::max<int64_t>(parameter.tensor.size(0), 1));
+      facts.sharded += parameter.shard.total *
+                       (parameter.tensor.numel() / std::max<int64_t>(parameter.tensor.size(0), 1));
     else
-      trained += parameter.tensor.numel();
+      facts.parameters += parameter.tensor.numel();
   }
-  const double epoch = static_cast<double>(stream.sampler->epoch_size());
-  log_info("facetrain {}  {}", FACETRAIN_VERSION, place);
-  log_info("data      {}: {} images of {} identities, batches of {} at {} px",
-           fmt::join(names, ", "), images, count_identities(stream.sets), options.data.batch_size,
-           recipe.exported().image_size());
-  log_info("network   {}: {:.2f} M parameters, {:.2f} M sharded, {} frozen tensors; {}",
-           config.section("model").name(), static_cast<double>(trained) / 1e6,
-           static_cast<double>(sharded) / 1e6, parameters.frozen.size(), options.trainer.precision);
-  log_info("training  {} steps ({:.2f} epochs), {} {}, lr {} {}, accumulate {}", total_steps,
-           static_cast<double>(total_steps * options.data.batch_size) / epoch,
-           config.section("recipe").name(), config.section("loss").name("-"),
-           config.section("optimizer").name(), config.section("schedule").name(),
-           options.trainer.accumulate);
-  log_info("run       {}", options.run);
+  facts.frozen = std::ssize(parameters.frozen);
+  facts.image_size = recipe.exported().image_size();
+  facts.batch_size = options.data.batch_size;
+  facts.accumulate = options.trainer.accumulate;
+  facts.steps = loop.total_steps;
+  facts.steps_per_epoch = loop.steps_per_epoch;
+  if (options.checkpoint.every.value > 0) facts.checkpoint_every = options.checkpoint.every.text();
+  return facts;
 }
 
 void print_groups(const Optimizer& optimizer, const ParameterList& parameters) {
@@ -137,19 +149,20 @@ LoopOptions loop_options(const RunOptions& options, int64_t epoch_size,
 std::optional<fs::path> common_newest_checkpoint(const fs::path& run, Communicator& comm) {
   const auto step = at::full({1}, -1, at::kLong);
   if (comm.rank() == 0)
-    if (const auto newest = newest_checkpoint(run)) step[0] = read_meta(*newest).state.step;
+    if (const auto newest = newest_checkpoint(run)) step[0] = *checkpoint_step(*newest);
   comm.broadcast(step, 0).wait();
   if (step.item<int64_t>() < 0) return std::nullopt;
   return run / checkpoint_name(step.item<int64_t>());
 }
 
 // What a resumed run may not change: the order of the data and the epochs count steps of one size.
-void check_resumable(const RunOptions& before, const RunOptions& now) {
+void check_resumable(const fs::path& checkpoint, const RunOptions& before, const RunOptions& now) {
   FT_CHECK(before.data.batch_size == now.data.batch_size,
            "data.batch_size: this run has {}, the resume asks for {}, and its data order and "
            "schedule count steps of {} images; resume without it, or start a new run from these "
            "weights with model.init={}",
-           before.data.batch_size, now.data.batch_size, before.data.batch_size, now.run);
+           before.data.batch_size, now.data.batch_size, before.data.batch_size,
+           (checkpoint / "model.safetensors").string());
 }
 
 // Fills the live tensors and the state from the newest checkpoint, if there is one yet. Only when
@@ -159,7 +172,7 @@ void restore(const RunOptions& options, const std::string& resolved,
   if (const auto newest = common_newest_checkpoint(options.run, comm)) {
     const CheckpointMeta meta = read_meta(*newest);
     const auto before = Config::parse(meta.config, newest->string()).as<RunOptions>();
-    check_resumable(before, options);
+    check_resumable(*newest, before, options);
     const TrainState fresh = state;
     state = meta.state;
     if (before.trainer.precision != options.trainer.precision) {  // a scale of its own
@@ -260,7 +273,11 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
            fmt::join(options.trainer.freeze, ", "));
 
   if (!request.resume) make_run_folder(options, resolved, comm);
-  print_banner(options, config, stream, *recipe, parameters, place.description, loop.total_steps);
+  RunFacts facts = gather_facts(options, config, stream, *recipe, parameters, loop, place);
+  facts.lr = optimizer->options().lr;
+  for (const auto& set : sets) facts.evaluation_sets.push_back(set.name);
+  facts.evaluate_every = options.eval.every.text();
+  print_banner(facts);
   if (request.verbose) print_groups(*optimizer, parameters);
   GradReducer reducer(
       parameters.replicated(), comm,
@@ -274,11 +291,13 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   if (state.step > 0 && state.step >= loop.total_steps)
     log_info("the run has its {} steps already; for more, add trainer.steps=N or trainer.epochs=N",
              loop.total_steps);
-  Reporter reporter(options.run, comm.rank(), state.step);
+  SessionLog session(facts, comm.rank(), state.step);
+  Reporter reporter(options.run, comm.rank(), state.step, options.log.tensorboard);
   Trainer trainer({*recipe, feed, parameters, *optimizer, *schedule, reducer, ema, checkpointer,
                    reporter, comm, device, sets},
                   loop);
   const RunEnd end = trainer.run(state);
+  session.end(state.step, end == RunEnd::kDone ? "done" : "signal");
   print_end(end, options.run, state);
   return end;
 }

@@ -6,6 +6,7 @@
 #include "core/torch.h"
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
+#include "tests/support/kernel_cases.h"
 
 namespace facetrain {
 namespace {
@@ -146,15 +147,7 @@ TEST_P(Kernels, RowGradientsAreTheCpus) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Rules, Kernels,
-    ::testing::Combine(::testing::Values(NegativeRule::kNone, NegativeRule::kAffineAbove,
-                                         NegativeRule::kCurricular, NegativeRule::kGaussian,
-                                         NegativeRule::kCircle, NegativeRule::kAngleDivide,
-                                         NegativeRule::kPower),
-                       ::testing::Values(RowReduction::kSoftmax, RowReduction::kSoftplusSum,
-                                         RowReduction::kGatedSum),
-                       ::testing::Values(torch::kFloat, torch::kDouble)));
+INSTANTIATE_TEST_SUITE_P(Rules, Kernels, every_margin_kernel());
 
 class KernelsOnce : public gpu::Test {};
 

@@ -10,6 +10,7 @@
 #include "data/image_codec.h"
 #include "data/shard_writer.h"
 #include "data/source.h"
+#include "tests/support/error_of.h"
 #include "tests/support/tiny_faces.h"
 
 namespace facetrain {
@@ -113,16 +114,5 @@ class MemorySource final : public Source {
   int64_t size_, per_identity_;
   std::vector<int64_t> broken_;
 };
-
-// The message of the Error that `call` throws; "" when it throws none.
-template <class Call>
-std::string error_of(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace facetrain

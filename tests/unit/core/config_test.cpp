@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "core/registry.h"
+#include "tests/support/error_of.h"
 
 namespace facetrain {
 namespace {
@@ -60,22 +61,8 @@ class ConfigFiles : public testing::Test {
   std::filesystem::path folder_;
 };
 
-// The message of the Error that `action` throws; a failure when it throws none.
-template <class Action>
-std::string message(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-void expect_parts(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts) EXPECT_NE(text.find(part), text.npos) << part << "\nin: " << text;
-}
-std::string error_of(const std::string& yaml) {
-  return message([&] { Config::parse(yaml, "c.yaml").as<Options>(); });
+std::string error_in(const std::string& yaml) {
+  return error_of([&] { Config::parse(yaml, "c.yaml").as<Options>(); });
 }
 
 TEST_F(ConfigFiles, PrecedenceIsDefaultThenBaseThenFileThenCommandLine) {
@@ -98,9 +85,10 @@ TEST_F(ConfigFiles, BasesChainAndACircleIsAnError) {
   EXPECT_EQ(options.run, "deep");
   EXPECT_EQ(options.seed, 1u);
   const auto circle = write("self.yaml", "base: self.yaml\n");
-  expect_parts(message([&] { Config::load(circle); }), {"self.yaml", "circle"});
-  expect_parts(message([&] { Config::load(folder_ / "none.yaml"); }), {"none.yaml", "cannot read"});
-  expect_parts(message([&] { Config::load(folder_); }), {"cannot read"});
+  expect_parts(error_of([&] { Config::load(circle); }), {"self.yaml", "circle"});
+  expect_parts(error_of([&] { Config::load(folder_ / "none.yaml"); }),
+               {"none.yaml", "cannot read"});
+  expect_parts(error_of([&] { Config::load(folder_); }), {"cannot read"});
 }
 
 TEST_F(ConfigFiles, AnotherNameDropsTheFilesOtherKeys) {
@@ -139,48 +127,48 @@ TEST_F(ConfigFiles, OverridesMakeSectionsAndRefuseNonsense) {
   EXPECT_TRUE(config.section("loss").section("inner").has("extra"));
   for (const char* wrong : {"seed", "=3", ".seed=1", "a..b=1", "inner.=1", "seed.x=1", "seed=[1"}) {
     const std::vector<std::string> overrides{wrong};
-    expect_parts(message([&] { Config::load(file, overrides); }), {"command line"});
+    expect_parts(error_of([&] { Config::load(file, overrides); }), {"command line"});
   }
   const std::vector<std::string> unknown{"inner.rat=0.5"};
-  expect_parts(message([&] { Config::load(file, unknown).as<Options>(); }),
+  expect_parts(error_of([&] { Config::load(file, unknown).as<Options>(); }),
                {"command line", "'inner.rat'", "did you mean 'rate'"});
 }
 
 TEST(Config, UnknownKeysNameTheirLineAndTheNearest) {
-  expect_parts(error_of("seed: 1\ninner:\n  rate: 0.1\n  cuont: 2\n"),
+  expect_parts(error_in("seed: 1\ninner:\n  rate: 0.1\n  cuont: 2\n"),
                {"c.yaml:4", "'inner.cuont'", "did you mean 'count'", "takes: count, mode, rate"});
-  expect_parts(error_of("fliip: true\nsede: 3\n"), {"c.yaml:1", "'flip'", "c.yaml:2", "'seed'"});
-  const auto far = error_of("completely_different: 1\n");
+  expect_parts(error_in("fliip: true\nsede: 3\n"), {"c.yaml:1", "'flip'", "c.yaml:2", "'seed'"});
+  const auto far = error_in("completely_different: 1\n");
   EXPECT_EQ(far.find("did you mean"), far.npos);
-  expect_parts(error_of("name: x\n"), {"unknown key 'name'"});  // nothing here is chosen by name
+  expect_parts(error_in("name: x\n"), {"unknown key 'name'"});  // nothing here is chosen by name
   EXPECT_NO_THROW(Config::parse("{}").as<Options>());
 }
 
 TEST(Config, TypeAndRangeErrorsNameThePlaceTheWantedAndTheFound) {
-  expect_parts(error_of("\ninner: {rate: 1.5}\n"), {"c.yaml:2", "inner.rate", "0 ... 1", "1.5"});
-  expect_parts(error_of("inner: {count: 0}\n"), {"at least 1", "found 0"});
-  expect_parts(error_of("inner: {mode: slow}\n"), {"fast, exact", "'slow'"});
-  expect_parts(error_of("inner: {count: many}\n"), {"inner.count", "an integer", "'many'"});
-  expect_parts(error_of("inner: {count: 2.5}\n"), {"an integer", "'2.5'"});
-  expect_parts(error_of("inner: {rate: .nan}\n"), {"a number"});
-  expect_parts(error_of("inner: {rate: [1, 2]}\n"), {"a number", "[1, 2]"});
-  expect_parts(error_of("flip: maybe\n"), {"true or false", "'maybe'"});
-  expect_parts(error_of("seed: -1\n"), {"an integer", "'-1'"});
-  expect_parts(error_of("seed: 1e30\n"), {"an integer"});
-  expect_parts(error_of("run: {a: 1}\n"), {"one value"});
-  expect_parts(error_of("inner: 3\n"), {"inner", "wanted a section", "'3'"});
-  expect_parts(error_of("every: soon\n"), {"a number of steps, or 'N epochs'", "'soon'"});
-  expect_parts(error_of("every: 1.5\n"), {"a number of steps"});
-  expect_parts(error_of("every: 2 weeks\n"), {"a number of steps"});
-  expect_parts(error_of("every: -1\n"), {"at least 0"});
-  expect_parts(error_of("lr: {at: [0, 5], value: [0.1]}\n"), {"same length"});
-  expect_parts(error_of("lr: {at: [5, 5], value: [0.1, 0.2]}\n"), {"increase"});
-  expect_parts(error_of("lr: {at: [0], value: [11]}\n"), {"0 ... 10"});
-  expect_parts(error_of("lr: {at: [0], values: [1]}\n"), {"'lr.values'", "did you mean 'value'"});
-  expect_parts(error_of("seed: 1\nseed: 2\n"), {"c.yaml:2", "stands twice"});
-  expect_parts(error_of("seed: [1\n"), {"c.yaml", "not YAML"});
-  expect_parts(error_of("seed: 1\n---\nseed: 2\n"), {"one YAML document"});
-  expect_parts(error_of("? [a, b]\n: 1\n"), {"a key must be one word"});
+  expect_parts(error_in("\ninner: {rate: 1.5}\n"), {"c.yaml:2", "inner.rate", "0 ... 1", "1.5"});
+  expect_parts(error_in("inner: {count: 0}\n"), {"at least 1", "found 0"});
+  expect_parts(error_in("inner: {mode: slow}\n"), {"fast, exact", "'slow'"});
+  expect_parts(error_in("inner: {count: many}\n"), {"inner.count", "an integer", "'many'"});
+  expect_parts(error_in("inner: {count: 2.5}\n"), {"an integer", "'2.5'"});
+  expect_parts(error_in("inner: {rate: .nan}\n"), {"a number"});
+  expect_parts(error_in("inner: {rate: [1, 2]}\n"), {"a number", "[1, 2]"});
+  expect_parts(error_in("flip: maybe\n"), {"true or false", "'maybe'"});
+  expect_parts(error_in("seed: -1\n"), {"an integer", "'-1'"});
+  expect_parts(error_in("seed: 1e30\n"), {"an integer"});
+  expect_parts(error_in("run: {a: 1}\n"), {"one value"});
+  expect_parts(error_in("inner: 3\n"), {"inner", "wanted a section", "'3'"});
+  expect_parts(error_in("every: soon\n"), {"a number of steps, or 'N epochs'", "'soon'"});
+  expect_parts(error_in("every: 1.5\n"), {"a number of steps"});
+  expect_parts(error_in("every: 2 weeks\n"), {"a number of steps"});
+  expect_parts(error_in("every: -1\n"), {"at least 0"});
+  expect_parts(error_in("lr: {at: [0, 5], value: [0.1]}\n"), {"same length"});
+  expect_parts(error_in("lr: {at: [5, 5], value: [0.1, 0.2]}\n"), {"increase"});
+  expect_parts(error_in("lr: {at: [0], value: [11]}\n"), {"0 ... 10"});
+  expect_parts(error_in("lr: {at: [0], values: [1]}\n"), {"'lr.values'", "did you mean 'value'"});
+  expect_parts(error_in("seed: 1\nseed: 2\n"), {"c.yaml:2", "stands twice"});
+  expect_parts(error_in("seed: [1\n"), {"c.yaml", "not YAML"});
+  expect_parts(error_in("seed: 1\n---\nseed: 2\n"), {"one YAML document"});
+  expect_parts(error_in("? [a, b]\n: 1\n"), {"a key must be one word"});
 }
 
 TEST(Config, NumbersAreWrittenAsPeopleWriteThem) {
@@ -262,7 +250,7 @@ TEST(Config, TheDumpIsTheConfiguration) {
 TEST(Config, SectionsThatNobodyReadAreErrors) {
   auto config = Config::parse("inner: {count: 5}\nloss: {name: arcface}\n", "c.yaml");
   config.as<Options>();
-  expect_parts(message([&] { config.check_all_used(); }), {"c.yaml:2", "loss", "not used"});
+  expect_parts(error_of([&] { config.check_all_used(); }), {"c.yaml:2", "loss", "not used"});
   config.section("loss").name();
   config.section("loss").as<Margin>();
   EXPECT_NO_THROW(config.check_all_used());
@@ -275,9 +263,9 @@ TEST(Config, AliasesCannotBlowUp) {
     for (int k = 0; k < 10; ++k) bomb += fmt::format("{}*a{}", k ? ", " : "", i - 1);
     bomb += "]\n";
   }
-  expect_parts(message([&] { Config::parse(bomb); }), {"at most"});
-  expect_parts(message([&] { Config::parse("a: &a [*a]\n"); }), {"<text>:"});
-  expect_parts(message([&] { Config::parse(std::string(100, '[') + std::string(100, ']')); }),
+  expect_parts(error_of([&] { Config::parse(bomb); }), {"at most"});
+  expect_parts(error_of([&] { Config::parse("a: &a [*a]\n"); }), {"<text>:"});
+  expect_parts(error_of([&] { Config::parse(std::string(100, '[') + std::string(100, ']')); }),
                {"levels"});
 }
 
@@ -309,13 +297,13 @@ TEST(Registry, MakesWhatTheNameSays) {
   EXPECT_EQ(field.fallback, "2");
   EXPECT_EQ(field.allowed, ">= 0");
   const auto fails = [&](const std::string& yaml) {
-    return message([&] { shapes.create(Config::parse(yaml, "c.yaml"), 1.0); });
+    return error_of([&] { shapes.create(Config::parse(yaml, "c.yaml"), 1.0); });
   };
   expect_parts(fails("name: sqaure\n"),
                {"c.yaml", "unknown shape 'sqaure'", "did you mean 'square'"});
   expect_parts(fails("side: 3\n"), {"wanted a name of a shape", "known: square"});
   expect_parts(fails("name: square\nsied: 3\n"), {"'sied'", "'side'"});
-  expect_parts(message([&] { shapes.add<Square, Square::Options>("square", "again"); }), {"two"});
+  expect_parts(error_of([&] { shapes.add<Square, Square::Options>("square", "again"); }), {"two"});
   auto empty = Config::parse("name: square\n");
   shapes.resolve(empty);
   EXPECT_NE(empty.dump().find("side: 2"), std::string::npos);

@@ -15,6 +15,7 @@
 #include "core/check.h"
 #include "core/durable_file.h"
 #include "core/torch.h"
+#include "tests/support/error_of.h"
 
 namespace facetrain {
 namespace {
@@ -42,20 +43,6 @@ class Safetensors : public testing::Test {
   }
   fs::path folder_;
 };
-
-template <class Action>
-std::string message(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-void expect_parts(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts) EXPECT_NE(text.find(part), text.npos) << part << "\nin: " << text;
-}
 
 NamedTensors every_dtype() {
   NamedTensors tensors;
@@ -117,11 +104,11 @@ TEST_F(Safetensors, RowsAreReadAlone) {
   EXPECT_TRUE(in.read_rows("rows", 0, 10).equal(tensor));
   EXPECT_TRUE(in.read_rows("rows", 3, 7).equal(tensor.slice(0, 3, 7)));
   EXPECT_EQ(in.read_rows("rows", 4, 4).sizes(), torch::IntArrayRef({0, 3, 2}));
-  expect_parts(message([&] { in.read_rows("rows", 3, 11); }), {"rows", "[10, 3, 2]", "3 ... 11"});
+  expect_parts(error_of([&] { in.read_rows("rows", 3, 11); }), {"rows", "[10, 3, 2]", "3 ... 11"});
   EXPECT_THROW(in.read_rows("rows", -1, 3), Error);
   EXPECT_THROW(in.read_rows("rows", 3, 2), Error);
   EXPECT_THROW(in.read_rows("s", 0, 0), Error);
-  expect_parts(message([&] { in.read("rosw"); }), {"t.safetensors", "'rosw'", "'rows'"});
+  expect_parts(error_of([&] { in.read("rosw"); }), {"t.safetensors", "'rosw'", "'rows'"});
 }
 
 TEST_F(Safetensors, WritingReplacesWhole) {
@@ -134,17 +121,17 @@ TEST_F(Safetensors, WritingReplacesWhole) {
 
 TEST_F(Safetensors, WhatCannotBeWrittenLeavesNothing) {
   const auto x = torch::ones({2});
-  expect_parts(message([&] { save_safetensors(file(), {{"a", x}, {"a", x}}); }), {"'a'", "two"});
-  expect_parts(message([&] { save_safetensors(file(), {{"a", Tensor()}}); }), {"undefined"});
+  expect_parts(error_of([&] { save_safetensors(file(), {{"a", x}, {"a", x}}); }), {"'a'", "two"});
+  expect_parts(error_of([&] { save_safetensors(file(), {{"a", Tensor()}}); }), {"undefined"});
   EXPECT_THROW(save_safetensors(file(), {{"__metadata__", x}}), Error);
   EXPECT_THROW(save_safetensors(file(), {{"a", x.to(at::kComplexFloat)}}), Error);
   EXPECT_THROW(save_safetensors(file(), {{"\xff\xfe", x}}), Error);
   EXPECT_EQ(files_left(), 0u);
-  expect_parts(message([&] {
+  expect_parts(error_of([&] {
                  save_safetensors("/nonexistent/x.safetensors", {{"a", x}});
                }),
                {"/nonexistent/x.safetensors", "No such file", "check the folder"});
-  expect_parts(message([&] { save_safetensors("/proc/x.safetensors", {{"a", x}}); }), {"/proc/x"});
+  expect_parts(error_of([&] { save_safetensors("/proc/x.safetensors", {{"a", x}}); }), {"/proc/x"});
 }
 
 // A file-size limit in a child process stands for the full disk: the same failing write, without
@@ -175,7 +162,9 @@ TEST_F(Safetensors, ADiskThatFillsUpKeepsTheOldFile) {
 }
 
 TEST_F(Safetensors, ForeignAndTruncatedFilesAreNamed) {
-  const auto open = [](const fs::path& path) { return message([&] { SafetensorsFile in(path); }); };
+  const auto open = [](const fs::path& path) {
+    return error_of([&] { SafetensorsFile in(path); });
+  };
   expect_parts(open(file("none")), {"none", "cannot open"});
   expect_parts(open(folder_), {"no plain file"});
   std::ofstream(file("short")) << "abc";
@@ -198,7 +187,7 @@ TEST_F(Safetensors, ForeignAndTruncatedFilesAreNamed) {
   const SafetensorsFile in(file("cut"));
   fs::resize_file(file("cut"), whole - 100);  // while it is open
   EXPECT_TRUE(in.read("a").equal(torch::ones({100})));
-  expect_parts(message([&] { in.read("b"); }), {"cut", "'b'", "truncated"});
+  expect_parts(error_of([&] { in.read("b"); }), {"cut", "'b'", "truncated"});
 }
 
 TEST_F(Safetensors, HeadersAreCheckedBeforeTheyAreBelieved) {
@@ -207,7 +196,7 @@ TEST_F(Safetensors, HeadersAreCheckedBeforeTheyAreBelieved) {
     return fmt::format(R"("t":{{"dtype":{},"shape":{},"data_offsets":{}}})", dtype, shape, offsets);
   };
   const auto error = [&](const std::string& body, size_t bytes = 16) {
-    return message([&] { SafetensorsFile in(raw("{" + body + "}", bytes)); });
+    return error_of([&] { SafetensorsFile in(raw("{" + body + "}", bytes)); });
   };
   EXPECT_NO_THROW(SafetensorsFile(raw("{" + tensor("\"F32\"", "[4]", "[0,16]") + "}", 16)));
   expect_parts(error(tensor("\"F33\"", "[4]", "[0,16]")), {"raw", "'t'", "'F33'"});

@@ -102,7 +102,7 @@ TEST(ListSource, ReadsPathsBesideTheList) {
   EXPECT_EQ(source->name(), "list");
   const IdentityCounts counts = count_identities(*source);
   EXPECT_EQ(counts.gaps, (std::vector<int64_t>{1, 2, 3}));
-  EXPECT_EQ(list_some(counts.gaps), "1, 2, 3");
+  EXPECT_EQ(list_some(counts.gaps, 3), "1, 2, 3");
 }
 
 TEST(ListSource, ManyGapsAreCounted) {

@@ -10,6 +10,7 @@
 #include "core/torch.h"
 #include "kernels/lanes.h"
 #include "kernels/ops.h"
+#include "tests/support/kernel_cases.h"
 
 namespace facetrain {
 namespace {
@@ -208,15 +209,7 @@ TEST_P(MarginKernels, Gradients) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Rules, MarginKernels,
-    ::testing::Combine(::testing::Values(NegativeRule::kNone, NegativeRule::kAffineAbove,
-                                         NegativeRule::kCurricular, NegativeRule::kGaussian,
-                                         NegativeRule::kCircle, NegativeRule::kAngleDivide,
-                                         NegativeRule::kPower),
-                       ::testing::Values(RowReduction::kSoftmax, RowReduction::kSoftplusSum,
-                                         RowReduction::kGatedSum),
-                       ::testing::Values(torch::kFloat, torch::kDouble)));
+INSTANTIATE_TEST_SUITE_P(Rules, MarginKernels, every_margin_kernel());
 
 TEST(MarginPrepass, CountsAndAddsNegativesAboveTheThreshold) {
   for (const auto type : {torch::kFloat, torch::kDouble}) {

@@ -8,6 +8,7 @@
 
 #include "comm/collectives.h"
 #include "comm/thread_comm.h"
+#include "tests/support/error_of.h"
 #include "tests/support/tiny_faces.h"
 #include "trainer/checkpointer.h"
 
@@ -113,16 +114,22 @@ TEST(Checkpoint, UnfinishedFoldersDoNotExistAndAreRemoved) {
   EXPECT_FALSE(fs::exists(folder.path() / "step_000000009.tmp"));
 }
 
-// The message of the error that `body` throws; fails the test when it throws none.
-template <class Body>
-std::string message_of(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
+TEST(Checkpoint, AUsersCopyBesideThemIsNeitherTheNewestNorRemoved) {
+  const TemporaryFolder folder;
+  save_at(folder.path(), 1, 1, 0);
+  for (const char* name : {"step_keep", "step_5", "step_-00000001", "step_"}) {
+    EXPECT_FALSE(checkpoint_step(name)) << name;
+    fs::copy(folder.path() / "step_000000001", folder.path() / name);
   }
-  ADD_FAILURE() << "wanted an Error";
-  return "";
+  EXPECT_EQ(checkpoint_step("runs/a/step_000120000"), 120000);
+  EXPECT_EQ(checkpoint_step(checkpoint_name(12'000'000'000)), 12'000'000'000);
+  EXPECT_EQ(newest_checkpoint(folder.path())->filename(), "step_000000001");
+  CheckpointOptions options;
+  options.keep = 1;
+  save_at(folder.path(), 1, 2, 0, options);
+  EXPECT_EQ(newest_checkpoint(folder.path())->filename(), "step_000000002");
+  EXPECT_FALSE(fs::exists(folder.path() / "step_000000001"));
+  EXPECT_TRUE(is_checkpoint(folder.path() / "step_keep"));
 }
 
 TEST(Checkpoint, OfAnotherNetworkNamesTheTensor) {
@@ -131,18 +138,18 @@ TEST(Checkpoint, OfAnotherNetworkNamesTheTensor) {
   const auto checkpoint = folder.path() / "step_000000001";
   auto other_shape = make_tensors(0, 1, 0);
   other_shape.model[0].second = torch::zeros({3, 2});
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               read_checkpoint(checkpoint, other_shape);
             }).find("'backbone.weight' has shape [2, 2], this run's has [3, 2]"),
             std::string::npos);
   auto other_name = make_tensors(0, 1, 0);
   other_name.model[0].first = "backbone.fc.weight";
   EXPECT_NE(
-      message_of([&] { read_checkpoint(checkpoint, other_name); }).find("lacks backbone.fc.weight"),
+      error_of([&] { read_checkpoint(checkpoint, other_name); }).find("lacks backbone.fc.weight"),
       std::string::npos);
   auto other_classes = make_tensors(0, 1, 0);
   for (auto& rows : other_classes.rows) rows.total = 12;
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               read_checkpoint(checkpoint, other_classes);
             }).find("has 11 rows in all, this run's has 12"),
             std::string::npos);
@@ -154,19 +161,19 @@ TEST(Checkpoint, DamageNamesTheFile) {
   const auto checkpoint = folder.path() / "step_000000001";
   fs::resize_file(checkpoint / "rows_1.safetensors",
                   fs::file_size(checkpoint / "rows_1.safetensors") - 8);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               read_checkpoint(checkpoint, make_tensors(0, 1, 0));
             }).find("rows_1.safetensors"),
             std::string::npos);
   fs::remove(checkpoint / "rows_1.safetensors");
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               read_checkpoint(checkpoint, make_tensors(0, 1, 0));
             }).find("rows_<rank>.safetensors file is missing"),
             std::string::npos);
   std::ofstream(checkpoint / "meta.yaml") << "version: 99\n";
-  EXPECT_NE(message_of([&] { read_meta(checkpoint); }).find("version 99"), std::string::npos);
+  EXPECT_NE(error_of([&] { read_meta(checkpoint); }).find("version 99"), std::string::npos);
   std::ofstream(checkpoint / "meta.yaml") << "version: 1\nstep: x\n";
-  EXPECT_NE(message_of([&] { read_meta(checkpoint); }).find("meta.yaml:2"), std::string::npos);
+  EXPECT_NE(error_of([&] { read_meta(checkpoint); }).find("meta.yaml:2"), std::string::npos);
 }
 
 TEST(Checkpoint, AFailedWriteLeavesThePreviousOneWhole) {
@@ -209,7 +216,7 @@ TEST(Checkpoint, ARunFolderTakesOneJobAtATime) {
   const auto first = make_thread_comms(1);
   auto holder = std::make_unique<Checkpointer>(folder.path(), CheckpointOptions{}, *first[0]);
   const auto second = make_thread_comms(1);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               Checkpointer(folder.path(), {}, *second[0]);
             }).find("another job trains in it"),
             std::string::npos);
@@ -222,7 +229,7 @@ TEST(Checkpoint, AveragesThatARunAddsAreNamed) {
   save_at(folder.path(), 1, 1, 0);
   auto tensors = make_tensors(0, 1, 0);
   tensors.model.emplace_back("ema.backbone.weight", torch::zeros({2, 2}));
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(error_of([&] {
               read_checkpoint(folder.path() / "step_000000001", tensors);
             }).find("resume with trainer.ema=0"),
             std::string::npos);

@@ -8,6 +8,7 @@
 #include "core/freeze.h"
 #include "models/init_weights.h"
 #include "models/layers.h"
+#include "tests/support/error_of.h"
 #include "tests/support/tiny_faces.h"
 #include "trainer/run.h"
 
@@ -192,13 +193,8 @@ TEST_F(ToyRun, OwnUpdatesFrozenModulesAndBuffersDoWhatTheySay) {
 }
 
 TEST_F(ToyRun, StreamsThatNobodyTakesOrGivesAreErrors) {
-  const auto message = [&](std::vector<std::string> overrides) -> std::string {
-    try {
-      train(config("bad", std::move(overrides)), 1);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
+  const auto message = [&](std::vector<std::string> overrides) {
+    return error_of([&] { train(config("bad", std::move(overrides)), 1); });
   };
   EXPECT_NE(message({"data.streams={}"}).find("wants a stream 'second'"), std::string::npos);
   EXPECT_NE(message({"data.streams.third.train=folder:x"}).find("takes no stream of this name"),

@@ -7,6 +7,7 @@
 
 #include "comm/thread_comm.h"
 #include "core/log.h"
+#include "tests/support/error_of.h"
 #include "tests/support/tiny_faces.h"
 #include "trainer/run.h"
 #include "trainer/streams.h"
@@ -194,13 +195,7 @@ TEST_F(Training, ASkippedStepLeavesEverythingAndTenEndTheRun) {
       config("wild", {"optimizer.lr=1e30", "optimizer.momentum=0", "schedule.name=constant",
                       "trainer.steps=60", "trainer.max_skipped=3", "checkpoint.every=1",
                       "checkpoint.keep=0", "trainer.precision=fp32"});
-  try {
-    train(wild, 2);
-    FAIL() << "wanted an error";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("3 steps in a row"), std::string::npos)
-        << error.what();
-  }
+  expect_error([&] { train(wild, 2); }, {"3 steps in a row"});
   // Step 1's update already ruined the weights; the skipped steps after it changed nothing at all:
   // parameters, averages, buffers, optimizer state, and the number of updates.
   const auto curve = losses("wild");
@@ -306,14 +301,11 @@ TEST_F(Training, AResumeInAnotherPrecisionStartsWithItsOwnLossScale) {
 
 TEST_F(Training, AResumeKeepsTheBatchSize) {
   train(config("batch", {"trainer.steps=2"}), 2);
-  try {
-    train(config("batch", {"trainer.steps=4", "data.batch_size=24"}), 2, /*resume=*/true);
-    FAIL() << "wanted an error";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("this run has 12, the resume asks for 24"),
-              std::string::npos)
-        << error.what();
-  }
+  expect_error(
+      [&] {
+        train(config("batch", {"trainer.steps=4", "data.batch_size=24"}), 2, /*resume=*/true);
+      },
+      {"this run has 12, the resume asks for 24"});
   EXPECT_NE(run_config(run_folder("batch")).dump().find("batch_size: 12"), std::string::npos);
 }
 
@@ -322,18 +314,15 @@ TEST_F(Training, RanksThatSeeOtherDataDoNotTrainTogether) {
   fs::copy_file(faces() / "id_003" / "000.ppm",
                 faces().parent_path() / "others" / "id_000" / "000.ppm",
                 fs::copy_options::overwrite_existing);
-  try {
-    run_thread_ranks(2, [&](Communicator& comm) {
-      const auto folder = comm.rank() == 0 ? faces() : faces().parent_path() / "others";
-      const auto data = Config::parse(fmt::format("train: 'folder:{}'", folder.string()));
-      count_identities(data, comm);
-    });
-    FAIL() << "wanted an error";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("the training data wants to be the same"),
-              std::string::npos)
-        << error.what();
-  }
+  expect_error(
+      [&] {
+        run_thread_ranks(2, [&](Communicator& comm) {
+          const auto folder = comm.rank() == 0 ? faces() : faces().parent_path() / "others";
+          const auto data = Config::parse(fmt::format("train: 'folder:{}'", folder.string()));
+          count_identities(data, comm);
+        });
+      },
+      {"the training data wants to be the same"});
 }
 
 TEST_F(Training, ZeroStepsWriteTheInitialCheckpoint) {
@@ -362,13 +351,7 @@ struct BadInput {
 };
 class BadRun : public Training, public ::testing::WithParamInterface<BadInput> {};
 TEST_P(BadRun, IsOneClearError) {
-  try {
-    train(config("bad", GetParam().overrides), 2);
-    FAIL() << "wanted an error";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find(GetParam().message), std::string::npos)
-        << error.what();
-  }
+  expect_error([&] { train(config("bad", GetParam().overrides), 2); }, {GetParam().message});
   EXPECT_FALSE(fs::exists(run_folder("bad"))) << "nothing may be left behind";
 }
 INSTANTIATE_TEST_SUITE_P(
@@ -392,12 +375,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(Training, ARunFolderIsNeverOverwritten) {
   train(config("kept", {"trainer.steps=1"}), 2);
-  try {
-    train(config("kept", {"trainer.steps=1"}), 2);
-    FAIL() << "wanted an error";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("already exists"), std::string::npos);
-  }
+  expect_error([&] { train(config("kept", {"trainer.steps=1"}), 2); }, {"already exists"});
 }
 
 }  // namespace

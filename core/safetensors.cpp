@@ -1,14 +1,10 @@
 #include "core/safetensors.h"
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -28,7 +24,6 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 using Json = nlohmann::ordered_json;
 constexpr uint64_t kAlignment = 64;
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the public reader
-constexpr size_t kMaxTransfer = size_t{1} << 30;
 
 struct DtypeName {
   at::ScalarType dtype;
@@ -52,21 +47,6 @@ std::optional<at::ScalarType> dtype_of(std::string_view name) {
     if (entry.name == name) return entry.dtype;
   return std::nullopt;
 }
-
-// A file descriptor that closes itself.
-class Descriptor {
- public:
-  explicit Descriptor(int id) : id_(id) {}
-  ~Descriptor() {
-    if (id_ >= 0) ::close(id_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  operator int() const { return id_; }  // NOLINT: handed to the system calls
-
- private:
-  int id_;
-};
 
 uint64_t round_up(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -103,23 +83,6 @@ std::string header_block(const NamedTensors& tensors, const Metadata& metadata) 
   block += json;
   block.resize(sizeof(length) + length, ' ');
   return block;
-}
-
-// Reads exactly `bytes`; `what` names them in the error.
-void read_exactly(int file, void* data, uint64_t bytes, uint64_t offset,
-                  const std::filesystem::path& path, const std::string& what) {
-  char* to = static_cast<char*>(data);
-  while (bytes > 0) {
-    const ssize_t done =
-        ::pread(file, to, std::min<uint64_t>(bytes, kMaxTransfer), static_cast<off_t>(offset));
-    if (done < 0 && errno == EINTR) continue;
-    FT_CHECK(done >= 0, "{}: cannot read {}: {}", path.string(), what, std::strerror(errno));
-    FT_CHECK(done > 0, "{}: the file ends inside {}; it is truncated: copy or write it again",
-             path.string(), what);
-    to += done;
-    offset += static_cast<uint64_t>(done);
-    bytes -= static_cast<uint64_t>(done);
-  }
 }
 
 // What a foreign header may say and still be wrong, in one place: every number is checked before it
@@ -238,39 +201,26 @@ void save_safetensors(const std::filesystem::path& file, const NamedTensors& ten
   out.publish();
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : path_(file) {
-  Descriptor opened(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  FT_CHECK(opened >= 0, "{}: cannot open this safetensors file: {}", file.string(),
-           std::strerror(errno));
-  struct stat status {};
-  FT_CHECK(::fstat(opened, &status) == 0 && S_ISREG(status.st_mode),
-           "{}: wanted a safetensors file, found something that is no plain file", file.string());
-  const auto size = static_cast<uint64_t>(status.st_size);
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
+    : file_(path, "safetensors file") {
   uint64_t length = 0;
-  read_exactly(opened, &length, sizeof(length), 0, path_, "its first 8 bytes");
+  file_.read(&length, sizeof(length), 0, "its first 8 bytes");
   FT_CHECK(length <= kMaxHeader, "{}: not a safetensors file: a header of {} bytes is not possible",
-           file.string(), length);
-  FT_CHECK(length <= size - sizeof(length),
+           path.string(), length);
+  FT_CHECK(length <= file_.size() - sizeof(length),
            "{}: the header should have {} bytes, the whole file has {}; it is truncated or no "
            "safetensors file",
-           file.string(), length, size);
-  std::string text(length, '\0');
-  read_exactly(opened, text.data(), length, sizeof(length), path_, "its header");
+           path.string(), length, file_.size());
+  const std::string text = file_.read(length, sizeof(length), "its header");
 
-  const HeaderParser parser(path_, sizeof(length) + length, size);
-  const Json header = parse_header(text, path_);
+  const HeaderParser parser(path, sizeof(length) + length, file_.size());
+  const Json header = parse_header(text, path);
   for (const auto& [name, entry] : header.items())
     if (name == "__metadata__")
       metadata_ = parser.metadata(entry);
     else
       tensors_.emplace(name, parser.tensor(name, entry));
   parser.check_disjoint(tensors_);
-  descriptor_ = ::dup(opened);
-  FT_CHECK(descriptor_ >= 0, "{}: {}", file.string(), std::strerror(errno));
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 const TensorInfo& SafetensorsFile::info(const std::string& name) const {
@@ -278,32 +228,31 @@ const TensorInfo& SafetensorsFile::info(const std::string& name) const {
   std::vector<std::string> names;
   for (const auto& [known, info] : tensors_) names.push_back(known);
   const std::string guess = config_detail::nearest(name, names);
-  FT_FAIL("{}: no tensor '{}' among {}{}", path_.string(), name, names.size(),
+  FT_FAIL("{}: no tensor '{}' among {}{}", path().string(), name, names.size(),
           guess.empty() ? "" : fmt::format("; the nearest name is '{}'", guess));
 }
 
 at::Tensor SafetensorsFile::read(const std::string& name) const {
   const TensorInfo& entry = info(name);
   const auto tensor = at::empty(entry.shape, entry.dtype);
-  read_exactly(descriptor_, tensor.mutable_data_ptr(), entry.end - entry.begin, entry.begin, path_,
-               "tensor '" + name + "'");
+  file_.read(tensor.mutable_data_ptr(), entry.end - entry.begin, entry.begin,
+             "tensor '" + name + "'");
   return tensor;
 }
 
 at::Tensor SafetensorsFile::read_rows(const std::string& name, int64_t begin, int64_t end) const {
   const TensorInfo& entry = info(name);
   FT_CHECK(!entry.shape.empty() && begin >= 0 && begin <= end && end <= entry.shape[0],
-           "{}: tensor '{}' of shape [{}] has no rows {} ... {}", path_.string(), name,
+           "{}: tensor '{}' of shape [{}] has no rows {} ... {}", path().string(), name,
            fmt::join(entry.shape, ", "), begin, end);
   auto shape = entry.shape;
   const uint64_t row_bytes =
       shape[0] == 0 ? 0 : (entry.end - entry.begin) / static_cast<uint64_t>(shape[0]);
   shape[0] = end - begin;
   const auto tensor = at::empty(shape, entry.dtype);
-  read_exactly(descriptor_, tensor.mutable_data_ptr(),
-               row_bytes * static_cast<uint64_t>(end - begin),
-               entry.begin + row_bytes * static_cast<uint64_t>(begin), path_,
-               fmt::format("rows {} ... {} of tensor '{}'", begin, end, name));
+  file_.read(tensor.mutable_data_ptr(), row_bytes * static_cast<uint64_t>(end - begin),
+             entry.begin + row_bytes * static_cast<uint64_t>(begin),
+             fmt::format("rows {} ... {} of tensor '{}'", begin, end, name));
   return tensor;
 }
 

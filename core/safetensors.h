@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/binary_file.h"
+
 namespace facetrain {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
@@ -34,11 +36,8 @@ struct TensorInfo {
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& file);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   const Metadata& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return tensors_.contains(name); }
@@ -49,8 +48,7 @@ class SafetensorsFile {
 
  private:
   const TensorInfo& info(const std::string& name) const;
-  std::filesystem::path path_;
-  int descriptor_ = -1;
+  BinaryFile file_;
   std::map<std::string, TensorInfo> tensors_;
   Metadata metadata_;
 };

@@ -6,10 +6,10 @@ namespace facetrain {
 namespace {
 
 struct CosFaceOptions {
-  double margin = 0.4, scale = 64;
+  Scheduled margin = 0.4, scale = 64;
   void fields(auto& f) {
-    f("margin", margin, range(0, 1), "subtracted from the target's cosine");
-    f("scale", scale, range(1, 1024), "multiplies the cosines");
+    f("margin", margin, range(0, 1), "subtracted from the target's cosine; a number or a schedule");
+    f("scale", scale, range(1, 1024), "multiplies the cosines; a number or a schedule");
   }
 };
 
@@ -17,11 +17,7 @@ class CosFace : public Margin {
  public:
   explicit CosFace(const CosFaceOptions& options) : options_(options) {}
   MarginOutput apply(const MarginInput& input) override {
-    MarginOutput out;
-    out.phi = input.target - options_.margin;
-    out.dphi_dcos = at::ones_like(input.target);
-    out.scale = at::full_like(input.target, options_.scale);
-    return out;
+    return plain_output(input.target - input.now(options_.margin), input.now(options_.scale));
   }
 
  private:

@@ -46,6 +46,8 @@ struct MarginInput {
   double sample_rate = 1;    // ρ of this step
   int64_t step = 0, total_steps = 0;
   double steps_per_epoch = 1;
+  // What a scheduled option is at this step.
+  double now(const Scheduled& option) const { return option(step, steps_per_epoch); }
 };
 
 // What a margin answers. Gradients flow through phi, scale and penalty with the given derivatives;
@@ -60,6 +62,9 @@ struct MarginOutput {
   at::Tensor dpenalty_dnorm;
   at::Tensor p0, p1;  // [B] of the negative rule, or undefined
 };
+
+// phi with derivative 1 by the cosine, and one scale for all rows: where most margins start.
+MarginOutput plain_output(const at::Tensor& phi, double scale);
 
 // What does not change from row to row; asked once a forward.
 struct MarginRule {

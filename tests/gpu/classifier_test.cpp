@@ -131,7 +131,7 @@ TEST_F(ClassifierOnce, InBf16AndFp16IsNearTheCpusBf16) {
   Problem problem = make_problem(24, 40, 32, 3);
   problem.workspace_mb = 1;
   problem.x = (problem.x / problem.x.norm(2, 1, true) * 8).to(torch::kBFloat16).to(torch::kDouble);
-  for (const char* name : {"arcface", "cosface", "softmax", "sub_centre"}) {
+  for (const char* name : {"arcface", "cosface", "softmax", "subcenter_arcface"}) {
     SCOPED_TRACE(name);
     const Solution wanted =
         solve_on(c10::kCPU, problem, case_named(name), torch::kBFloat16, torch::kFloat);
@@ -199,7 +199,7 @@ Solution solve_on_ranks(const Problem& problem, const MarginCase& margin, int si
 
 TEST_F(ClassifierOnce, RanksThatShareTheDeviceGiveTheCpusResult) {
   const Problem problem = make_problem(13, 22, 16, 5);  // divided by neither 2 nor 4
-  for (const char* name : {"arcface", "softmax", "sub_centre", "npcface"})
+  for (const char* name : {"arcface", "softmax", "subcenter_arcface", "npcface"})
     for (const int size : {1, 2, 4}) {
       SCOPED_TRACE(fmt::format("{} on {} ranks", name, size));
       const Solution wanted =

@@ -79,12 +79,14 @@ Solution solve_sharded(const Problem& problem, const MarginCase& margin, int siz
     options.sample_rate = problem.sample_rate;
     options.workspace_mb = problem.workspace_mb;
     options.gemm = problem.gemm;
+    if (problem.configure) problem.configure(options);
     ShardedClassifier classifier(options, problem.dim, margin.make(), comm, problem.seed);
     classifier.to(rows);
     const Slice here = slice_of(problem.classes, comm.rank(), comm.size());
-    if (start.bias.defined()) {
-      torch::NoGradGuard none;
-      classifier.bias.copy_(start.bias.slice(0, here.begin, here.end));
+    {
+      const torch::NoGradGuard none;
+      if (start.bias.defined()) classifier.bias.copy_(start.bias.slice(0, here.begin, here.end));
+      if (start.shared_bias.defined()) classifier.shared_bias.copy_(start.shared_bias);
     }
     std::vector<torch::Tensor> labels;
     for (int64_t part = 0; part < problem.micro_batches; ++part) {
@@ -138,8 +140,10 @@ torch::Tensor reference_losses(const Problem& problem, const MarginCase& margin,
   const MarginRule rule = margin.make()->rule();
   ReferenceInput in;
   in.classes = problem.classes;
+  in.step = problem.step;
   in.norm = x.norm(2, 1);
   const torch::Tensor features = rule.normalise ? x / in.norm.unsqueeze(1) : x;
+  in.features = features;
   const torch::Tensor rows =
       rule.normalise ? parameters.weight / parameters.weight.norm(2, 1, true) : parameters.weight;
   in.cosine =

@@ -33,10 +33,12 @@ class Held {
 // normalise).
 struct ReferenceInput {
   torch::Tensor cosine;       // [N, C]
+  torch::Tensor features;     // [N, D] what the cosines were made of
   torch::Tensor label;        // [N] column of the own class
   torch::Tensor norm;         // [N]
   torch::Tensor shared_bias;  // [1] or undefined
   int64_t classes = 0;        // of the whole problem
+  int64_t step = 0;           // row i is at position i of the stream
 };
 using Reference = std::function<torch::Tensor(const ReferenceInput&, Held&)>;  // row losses [N]
 
@@ -46,6 +48,7 @@ struct MarginCase {
   std::function<std::shared_ptr<Margin>()> make;
   Reference reference;
   bool batch_statistics = false;  // micro-batches are then not equal to one batch
+  std::string margin;             // its registered name; empty: a margin of the tests
 };
 inline void PrintTo(const MarginCase& c, std::ostream* out) { *out << c.name; }
 
@@ -60,6 +63,7 @@ struct Problem {
   int64_t micro_batches = 1;
   double workspace_mb = 0.001;  // a few classes a chunk
   std::string gemm = "bf16";    // for bf16 embeddings, whatever the machine is fast at
+  std::function<void(ClassifierOptions&)> configure;  // what a test sets beyond these
   int64_t rows() const { return x.size(0); }
 };
 // N rows of different norms, some near their class's row, some opposite, labels not in every shard.
@@ -96,8 +100,7 @@ Solution solve_reference(const Problem& problem, const MarginCase& margin,
 // Largest |a - b| / max(1, |b|).
 double difference(const torch::Tensor& a, const torch::Tensor& b);
 
-// Every registered margin in its variants, and the margins that prove that the interface carries
-// the rest.
+// Every registered margin in its variants, and every rule of the negatives under every reduction.
 std::vector<MarginCase> registered_cases();
 std::vector<MarginCase> interface_cases();
 

@@ -180,7 +180,7 @@ TEST(Precision, Fp32AndBf16StayNearFp64) {
   Problem problem = make_problem(24, 40, 32, 3);
   problem.x = problem.x.to(torch::kBFloat16).to(torch::kDouble);  // the same features for all
   problem.workspace_mb = 1;
-  for (const char* name : {"arcface", "cosface", "softmax", "sub_centre", "uniface"}) {
+  for (const char* name : {"arcface", "cosface", "softmax", "subcenter_arcface", "uniface"}) {
     SCOPED_TRACE(name);
     const MarginCase margin = case_named(name);
     if (std::string(name) == "softmax") {

@@ -29,7 +29,8 @@ void Backbone::check_images(const torch::Tensor& images) const {
 std::shared_ptr<Backbone> create_backbone(const Config& section, const BackboneContext& context) {
   auto backbone = Backbones::get().create(section, context);
   const auto& common = backbone->common();
-  if (!common.init.empty()) report(load_weights(*backbone, common.init, common.strict));
+  if (!common.init.empty())
+    report(load_weights(*backbone, common.init, common.strict, common.colors()));
   return backbone;
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/registry.h"
 #include "core/torch.h"
+#include "models/init_weights.h"
 
 namespace facetrain {
 
@@ -27,18 +28,21 @@ struct CommonModelOptions {
   int64_t embedding = 512;
   double dropout = 0;
   std::string batch_norm = "local";
-  std::string init;
+  std::string init, color_order = "rgb";
   bool strict = true;
   void fields(auto& f) {
     f("width", width, range(1.0 / 64, 16), "factor on all channel counts (0.25 of 64 is 16)");
     f("embedding", embedding, at_least(1), "size of the embedding");
     f("dropout", dropout, range(0, 0.99), "probability of dropping an input of the last layer");
     f("batch_norm", batch_norm, one_of("local", "sync"), "statistics of a rank's rows, or of all");
-    f("init", init, "weights to start from (.safetensors); empty: random");
+    f("init", init, "weights to start from (.safetensors, .pth); empty: random");
+    f("color_order", color_order, one_of("rgb", "bgr"),
+      "that init was trained on; bgr: its first layer is turned to RGB on loading");
     f("strict", strict, "init must hold every tensor of the network and no other");
   }
   // `channels` times the width, which must come out whole.
   int64_t scaled(int64_t channels) const;
+  ColorOrder colors() const { return color_order == "bgr" ? ColorOrder::kBgr : ColorOrder::kRgb; }
 };
 
 // What every network is told beside its own options.

@@ -1,19 +1,23 @@
 #include "models/init_weights.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <numbers>
-#include <set>
 
 #include "core/check.h"
 #include "core/log.h"
 #include "core/random.h"
-#include "core/safetensors.h"
+#include "core/weights_file.h"
 
 namespace facetrain {
 namespace {
 
-constexpr const char* kPrefix = "backbone.";
+// Layers that others train on top of a trunk and save with it.
+constexpr std::array kHeads{"head.", "classifier."};
+
+using State = std::map<std::string, torch::Tensor>;
 
 // Fills a parameter of any type, device and layout from `fill(key, values, count)`, in the logical
 // order of elements.
@@ -25,23 +29,35 @@ void init_with(torch::Tensor& parameter, uint64_t seed, const std::string& name,
   parameter.copy_(values);
 }
 
-// The tensors of the file by the name that the network knows them under.
-std::map<std::string, std::string> public_names(const SafetensorsFile& file) {
-  std::map<std::string, std::string> plain, prefixed;
-  for (const auto& [name, info] : file.tensors()) {
-    plain.emplace(name, name);
-    if (name.starts_with(kPrefix)) prefixed.emplace(name.substr(std::string(kPrefix).size()), name);
-  }
-  return prefixed.empty() ? plain : prefixed;
+// The prefix below which most names of the network are found in the file. Every beginning of a
+// name that ends at a dot is tried.
+std::string find_prefix(const WeightsFile& file, const State& state) {
+  std::map<std::string, int64_t> counts;
+  for (const auto& [name, info] : file.tensors())
+    for (size_t at = 0;; ++at) {
+      if (state.contains(name.substr(at))) ++counts[name.substr(0, at)];
+      at = name.find('.', at);
+      if (at == std::string::npos) break;
+    }
+  std::string best;
+  int64_t most = 0;
+  for (const auto& [prefix, count] : counts)
+    if (count > most || (count == most && prefix.size() < best.size())) {
+      best = prefix;
+      most = count;
+    }
+  return best;
 }
 
-std::string shorten(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 8;
-  const std::vector<std::string> shown(names.begin(),
-                                       names.begin() + std::min(kShown, names.size()));
-  return fmt::format(
-      "{}{}", fmt::join(shown, ", "),
-      names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : "");
+bool is_head(const std::string& name) {
+  return std::any_of(kHeads.begin(), kHeads.end(),
+                     [&](const char* head) { return name.starts_with(head); });
+}
+
+std::string shorten(const std::vector<std::string>& names, size_t most = 8) {
+  const std::vector<std::string> shown(names.begin(), names.begin() + std::min(most, names.size()));
+  return fmt::format("{}{}", fmt::join(shown, ", "),
+                     names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
 }
 
 std::string faults(const LoadReport& report) {
@@ -57,11 +73,31 @@ std::string faults(const LoadReport& report) {
   return text;
 }
 
-std::map<std::string, torch::Tensor> named_state(torch::nn::Module& network) {
-  std::map<std::string, torch::Tensor> state;
+State named_state(torch::nn::Module& network) {
+  State state;
   for (const auto& item : network.named_parameters()) state.emplace(item.key(), item.value());
   for (const auto& item : network.named_buffers()) state.emplace(item.key(), item.value());
   return state;
+}
+
+// The parameter that sees the image's colours: [out, 3, k, k].
+std::string first_convolution(torch::nn::Module& network) {
+  for (const auto& item : network.named_parameters())
+    if (item.value().dim() == 4 && item.value().size(1) == 3) return item.key();
+  FT_FAIL("this network has no convolution of three colours that could be turned from BGR to RGB");
+}
+
+// Reads all before it changes any: a damaged tensor leaves the network as it was.
+void copy_weights(const WeightsFile& file, const std::string& prefix,
+                  std::vector<std::pair<std::string, torch::Tensor>>& copies,
+                  const std::string& turned) {
+  std::vector<torch::Tensor> read;
+  for (const auto& [name, tensor] : copies) {
+    read.push_back(file.read(prefix + name));
+    if (name == turned) read.back() = read.back().flip(1);
+  }
+  const torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < copies.size(); ++i) copies[i].second.copy_(read[i]);
 }
 
 }  // namespace
@@ -87,45 +123,55 @@ void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& nam
   });
 }
 
-LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& path,
-                        bool strict) {
-  const SafetensorsFile file(path);
-  const auto names = public_names(file);
+LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& path, bool strict,
+                        ColorOrder order) {
+  const auto file = open_weights_file(path);
   const auto state = named_state(network);
   LoadReport report;
   report.file = path.string();
-  std::vector<std::pair<torch::Tensor, std::string>> copies;
+  report.prefix = find_prefix(*file, state);
+  std::vector<std::pair<std::string, torch::Tensor>> copies;
   for (const auto& [name, tensor] : state) {
-    const auto found = names.find(name);
-    if (found == names.end()) {
+    const auto found = file->tensors().find(report.prefix + name);
+    if (found == file->tensors().end()) {
       if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
-      continue;
-    }
-    const auto& shape = file.tensors().at(found->second).shape;
-    if (tensor.sizes() == shape)
-      copies.emplace_back(tensor, found->second);
-    else
+    } else if (tensor.sizes() == found->second.shape) {
+      copies.emplace_back(name, tensor);
+    } else {
       report.mismatched.push_back(fmt::format("{}: network [{}], file [{}]", name,
                                               fmt::join(tensor.sizes(), ", "),
-                                              fmt::join(shape, ", ")));
+                                              fmt::join(found->second.shape, ", ")));
+    }
   }
-  for (const auto& [name, stored] : names)
-    if (!state.contains(name)) report.unexpected.push_back(stored);
-  FT_CHECK(!copies.empty(), "{}: no tensor of this file belongs to the network{}", path.string(),
-           faults(report));
+  for (const auto& [stored, info] : file->tensors()) {
+    const bool inside = stored.starts_with(report.prefix);
+    const std::string name = inside ? stored.substr(report.prefix.size()) : stored;
+    if (!inside || (!state.contains(name) && is_head(name)))
+      report.ignored.push_back(stored);
+    else if (!state.contains(name))
+      report.unexpected.push_back(stored);
+  }
   const std::string found = faults(report);
+  FT_CHECK(!copies.empty(), "{}: no tensor of this file belongs to the network{}", path.string(),
+           found);
   FT_CHECK(!strict || found.empty(),
            "{}: these weights do not fit the network{}; choose the network they were made with, or "
            "set model.strict=false to load what fits",
            path.string(), found);
-  const torch::NoGradGuard no_grad;
-  for (auto& [tensor, stored] : copies) tensor.copy_(file.read(stored));
+  copy_weights(*file, report.prefix, copies,
+               order == ColorOrder::kBgr ? first_convolution(network) : "");
+  report.turned = order == ColorOrder::kBgr;
   report.loaded = static_cast<int64_t>(copies.size());
   return report;
 }
 
 void report(const LoadReport& report) {
-  log_info("{}: {} tensors loaded{}", report.file, report.loaded, faults(report));
+  std::string text = faults(report);
+  if (!report.ignored.empty())
+    text += fmt::format("; {} ignored: {}", report.ignored.size(), shorten(report.ignored, 3));
+  if (report.turned) text += "; turned from BGR to RGB";
+  log_info("{}: {} tensors loaded{}{}", report.file, report.loaded,
+           report.prefix.empty() ? "" : fmt::format(" from below '{}'", report.prefix), text);
 }
 
 }  // namespace facetrain

@@ -17,21 +17,32 @@ void init_normal(torch::Tensor parameter, uint64_t seed, const std::string& name
 void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name, double low,
                   double high);
 
-// What load_weights() found.
+// What load_weights() found. Names are the file's, except in `missing` and `mismatched`.
 struct LoadReport {
   std::string file;
+  std::string prefix;   // what stands before the network's names in the file: "state_dict.model."
+  bool turned = false;  // the first convolution, from BGR to RGB
   int64_t loaded = 0;
   std::vector<std::string> missing;     // in the network, not in the file
-  std::vector<std::string> unexpected;  // in the file, not in the network
+  std::vector<std::string> unexpected;  // below the prefix in the file, not in the network
   std::vector<std::string> mismatched;  // "name: network [2, 3], file [2, 4]"
+  std::vector<std::string> ignored;     // outside the prefix, and heads and classifiers below it
 };
 
-// Copies the tensors of a safetensors file into the parameters and buffers of the same names, cast
-// to their types. When the file is a checkpoint (names that begin with `backbone.`), that prefix is
-// removed and all other names are left alone. A missing `num_batches_tracked` is no fault. Nothing
-// is changed unless everything can be loaded: with `strict` any fault throws, without it only a
-// file that shares no tensor with the network does.
-LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& file, bool strict);
+// The order of colours of the images that weights were trained on.
+enum class ColorOrder { kRgb, kBgr };
+
+// Copies the tensors of a file (core/weights_file.h) into the parameters and buffers of the same
+// names, cast to their types. The names may stand below a prefix, whatever its words are: our
+// checkpoints' `backbone.`, DataParallel's `module.`, Lightning's `state_dict.model.`; the prefix
+// below which most of the network's names are found is taken (of several the shortest, then the
+// first), everything outside it is ignored. Missing `num_batches_tracked` and left-over `head.` and
+// `classifier.` tensors are no fault. Weights for BGR have the input channels of the network's
+// first convolution reversed, so that the network takes RGB as all others do. Nothing is changed
+// unless everything can be loaded: with `strict` any fault throws, without it only a file that
+// shares no tensor with the network does.
+LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& file, bool strict,
+                        ColorOrder order = ColorOrder::kRgb);
 
 // Prints a report: one line, and the names that were left out.
 void report(const LoadReport& report);

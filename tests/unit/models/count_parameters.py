@@ -1,6 +1,7 @@
 """Counts the parameters of the networks from the arithmetic of their layers; nothing of ours or of torch is used.
 
-Prints the table of ParameterCountsAreThePublishedOnes (backbone_test.cpp): 112 px (7 x 7 tail), 512-d, width 1.
+Prints the table of ParameterCountsAreThePublishedOnes (backbone_test.cpp), and parameters and multiplications of
+IR (ir_test.cpp): 112 px (7 x 7 tail), 512-d, width 1, and for IR also 128-d, width 0.25.
 """
 
 
@@ -45,6 +46,33 @@ def mobilefacenet(blocks, scale):
     return total + 512 * 512 + norm(512)
 
 
+
+def ir(blocks, bottleneck=False, squeeze=False, stem=64, embedding=512):
+    """Parameters and multiplications of IR and IR-SE; the last norm has neither slope nor shift."""
+    side, channels = 112, stem
+    total, macs = conv(3, stem, 3) + norm(stem) + stem, conv(3, stem, 3) * side**2
+    for stage, count in enumerate(blocks):
+        out = (4 * stem if bottleneck else stem) << stage
+        inner = out // 4 if bottleneck else out
+        for k in range(count):
+            after = side // 2 if k == 0 else side
+            if channels != out:
+                total += conv(channels, out, 1) + norm(out)
+                macs += conv(channels, out, 1) * after**2
+            total += norm(channels) + norm(inner) + inner + norm(out)
+            if bottleneck:
+                total += conv(channels, inner, 1) + conv(inner, inner, 3) + norm(inner) + inner + conv(inner, out, 1)
+                macs += (conv(channels, inner, 1) + conv(inner, inner, 3)) * side**2 + conv(inner, out, 1) * after**2
+            else:
+                total += conv(channels, out, 3) + conv(out, out, 3)
+                macs += conv(channels, out, 3) * side**2 + conv(out, out, 3) * after**2
+            if squeeze:
+                total += 2 * out * max(out // 16, 1)
+                macs += 2 * out * max(out // 16, 1)
+            channels, side = out, after
+    return total + norm(channels) + (channels * 7 * 7 + 1) * embedding, macs + channels * 7 * 7 * embedding
+
+
 for name, count in {
     "iresnet18": iresnet((2, 2, 2, 2)),
     "iresnet34": iresnet((3, 4, 6, 3)),
@@ -55,3 +83,17 @@ for name, count in {
     "mobilefacenet_large": mobilefacenet((2, 8, 12, 4), 4),
 }.items():
     print(f'      {{"{name}", {count}}},')
+
+for name, blocks, bottleneck, squeeze in (
+    ("ir_18", (2, 2, 2, 2), False, False),
+    ("ir_34", (3, 4, 6, 3), False, False),
+    ("ir_50", (3, 4, 14, 3), False, False),
+    ("ir_101", (3, 13, 30, 3), False, False),
+    ("ir_152", (3, 8, 36, 3), True, False),
+    ("ir_200", (3, 24, 36, 3), True, False),
+    ("ir_se_50", (3, 4, 14, 3), False, True),
+    ("ir_se_101", (3, 13, 30, 3), False, True),
+    ("ir_se_152", (3, 8, 36, 3), True, True),
+    ("ir_se_200", (3, 24, 36, 3), True, True),
+):
+    print(name, *ir(blocks, bottleneck, squeeze), *ir(blocks, bottleneck, squeeze, 16, 128))

@@ -145,6 +145,43 @@ std::string name_of(const ::testing::TestParamInfo<OptionCase>& info) {
 INSTANTIATE_TEST_SUITE_P(Margins, ClassifierOptionsCase, ::testing::ValuesIn(option_cases()),
                          name_of);
 
+// Every registered margin under every option: the same at one and three ranks, or an error that
+// names the option.
+class ClassifierOptionsRegistered : public ::testing::TestWithParam<MarginCase> {};
+
+TEST_P(ClassifierOptionsRegistered, CarriesOrRefusesEachOption) {
+  const MarginRule rule = GetParam().make()->rule();
+  const bool softmax = rule.reduction == RowReduction::kSoftmax;
+  const struct {
+    const char* name;
+    OptionValues values;
+    bool carried;
+  } options[] = {
+      {"label_smoothing", {0.1, 0, 0, 0}, softmax},
+      {"focal_gamma", {0, 2, 0, 0}, softmax},
+      {"filter_above", {0, 0, 0.3, 0}, rule.normalise && rule.negative == NegativeRule::kNone},
+      {"unpg_whisker", {0, 0, 0, 0.5}, softmax && rule.normalise}};
+  for (const auto& [name, values, carried] : options) {
+    SCOPED_TRACE(name);
+    Problem problem = make_problem(11, 10, 8, 5);
+    problem.sample_rate = 0.5;
+    const Solution plain = solve_sharded(problem, GetParam(), 1);
+    problem.configure = [&](ClassifierOptions& o) { values.set(o); };
+    if (!carried) {
+      expect_error([&] { solve_sharded(problem, GetParam(), 1); },
+                   {fmt::format("classifier.{} = ", name), "set it to 0"});
+      continue;
+    }
+    const Solution one = solve_sharded(problem, GetParam(), 1);
+    expect_equal(solve_sharded(problem, GetParam(), 3), one);
+    EXPECT_GT(difference(one.loss, plain.loss), 1e-9);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Margins, ClassifierOptionsRegistered,
+                         ::testing::ValuesIn(registered_cases()),
+                         [](const auto& info) { return info.param.name; });
+
 // fp32: 64 * 2^-22 in a logit. bf16 factors: cosines are off by about 2^-9; without the filter,
 // whose threshold such a cosine may cross.
 TEST(ClassifierOptionsPrecision, Fp32AndBf16StayNearFp64) {

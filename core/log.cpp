@@ -1,5 +1,6 @@
 #include "core/log.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -44,6 +45,15 @@ bool log_is_terminal() {
   return terminal;
 }
 
+// Of the terminal, for progress lines; very many where that is not known.
+static size_t terminal_columns() {
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* said = std::getenv("FACETRAIN_COLUMNS");  // launch/mpi.sh, as above
+  const int columns = said == nullptr ? 0 : std::atoi(said);
+  return columns > 0 ? static_cast<size_t>(columns) : 1000;
+}
+
 void log_line(const std::string& message) {
   if (log_rank() != 0) return;
   const std::lock_guard lock(output_mutex());
@@ -66,7 +76,8 @@ void log_progress(const std::string& line) {
   if (log_rank() != 0 || !log_is_terminal()) return;
   const std::lock_guard lock(output_mutex());
   clear_progress();
-  std::fputs(line.c_str(), stdout);
+  // A line that wraps could not be taken back.
+  std::fputs(line.substr(0, terminal_columns() - 1).c_str(), stdout);
   std::fflush(stdout);
   progress_shown = true;
 }

@@ -6,7 +6,12 @@
 # boundary and exits with 85. A second Ctrl-C or SIGTERM ends it at once.
 
 # The ranks cannot see what stands behind mpirun: a progress line is for a terminal only.
-if [ -t 1 ]; then export FACETRAIN_TERMINAL=1; else export FACETRAIN_TERMINAL=0; fi
+if [ -t 1 ]; then
+  export FACETRAIN_TERMINAL=1 FACETRAIN_COLUMNS
+  FACETRAIN_COLUMNS=$(tput cols 2>/dev/null || echo 0)
+else
+  export FACETRAIN_TERMINAL=0
+fi
 mpi_options=(--bind-to none)
 # Waiting OpenMP threads sleep instead of turning: on a busy machine they would take the time of those that work.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -14,6 +15,7 @@ namespace facetrain {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -21,8 +23,36 @@ double seconds_since(Clock::time_point start) {
 
 // NaN and infinity are not JSON; null is what a reader of the curve expects for a step without a
 // finite value.
-nlohmann::ordered_json number(double value) {
-  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// Names of sets may be of any bytes; JSON may not.
+std::string to_line(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// The interval's seconds by phase, with what no phase claims as "other".
+Json phases(const std::map<std::string, double>& named, double seconds) {
+  Json json = Json::object();
+  for (const auto& [name, value] : named) {
+    json[name] = value;
+    seconds -= value;
+  }
+  json["other"] = std::max(seconds, 0.0);
+  return json;
+}
+
+// What TensorBoard shows of a line: the recipe's means under train/, beside the speed.
+std::map<std::string, double> tags(const Reporter::Line& line, const Json& json) {
+  std::map<std::string, double> values;
+  for (const auto& [name, value] : line.means) values["train/" + name] = value;
+  values["train/lr"] = line.lr;
+  values["train/epoch"] = line.epoch;
+  values["train/gradient_norm"] = line.gradient_norm;
+  values["train/skipped_steps"] = static_cast<double>(line.skipped_steps);
+  if (line.loss_scale != 1) values["train/loss_scale"] = line.loss_scale;
+  for (const char* name : {"samples_per_second", "data_wait", "memory_gb"})
+    values[fmt::format("speed/{}", name)] = json.at(name).get<double>();
+  return values;
 }
 
 std::string duration_text(double seconds) {
@@ -57,34 +87,29 @@ void drop_lines_after(const std::filesystem::path& file, int64_t step) {
 
 }  // namespace
 
-Reporter::Reporter(const std::filesystem::path& run, int rank, int64_t resumed_step)
-    : path_(run / "metrics.jsonl"), rank_(rank), since_(Clock::now()), step_since_(resumed_step) {
-  if (rank_ != 0) return;
-  drop_lines_after(path_, resumed_step);
-  file_.open(path_, std::ios::app);
-  FT_CHECK(file_, "{}: cannot write; check the folder's permissions and space", path_.string());
+Reporter::Reporter(const std::filesystem::path& run, int rank, int64_t resumed_step,
+                   bool tensorboard)
+    : since_(Clock::now()), step_since_(resumed_step) {
+  if (rank != 0) return;
+  drop_lines_after(run / "metrics.jsonl", resumed_step);
+  metrics_ = std::make_unique<AppendFile>(run / "metrics.jsonl");
+  if (tensorboard) tensorboard_ = std::make_unique<TensorboardWriter>(run, resumed_step);
 }
 
-void Reporter::restart_clock(int64_t step, int64_t samples) {
+void Reporter::start_clock(int64_t step, int64_t samples) {
   since_ = Clock::now();
   step_since_ = step;
   samples_since_ = samples;
 }
 
-void Reporter::append(const std::string& line) {
-  file_ << line << '\n' << std::flush;
-  if (file_) return;
-  file_.clear();
-  log_warn("{}: a line could not be written (disk full?); training goes on", path_.string());
-}
-
 void Reporter::log(Line line, int64_t total_steps) {
-  if (rank_ != 0) return;
-  const double seconds = seconds_since(since_);
-  const double rate = static_cast<double>(line.samples - samples_since_) / std::max(seconds, 1e-9);
+  if (!metrics_) return;
+  const double seconds = std::max(seconds_since(since_), 1e-9);
+  const double rate = static_cast<double>(line.samples - samples_since_) / seconds;
   const double step_seconds =
       seconds / static_cast<double>(std::max<int64_t>(line.step - step_since_, 1));
-  nlohmann::ordered_json json{{"step", line.step}, {"epoch", line.epoch}};
+  const double wait = line.data_wait / seconds;
+  Json json{{"step", line.step}, {"epoch", line.epoch}};
   for (const auto& [name, value] : line.means) json[name] = number(value);
   json["lr"] = line.lr;
   json["samples_per_second"] = rate;
@@ -93,34 +118,46 @@ void Reporter::log(Line line, int64_t total_steps) {
   json["skipped_steps"] = line.skipped_steps;
   if (line.skipped_samples > 0) json["skipped_samples"] = line.skipped_samples;
   if (line.loss_scale != 1) json["loss_scale"] = line.loss_scale;
-  json["data_wait"] = line.data_wait / std::max(seconds, 1e-9);
+  json["data_wait"] = wait;
   json["memory_gb"] = peak_memory_gb();
-  append(json.dump());
+  json["phases"] = phases(line.phases, seconds);
+  metrics_->append(to_line(json));
+  if (tensorboard_) tensorboard_->scalars(line.step, tags(line, json));
+  tell(line, rate, wait, total_steps, step_seconds);
+  start_clock(line.step, line.samples);
+}
+
+void Reporter::tell(const Line& line, double rate, double wait, int64_t total_steps,
+                    double step_seconds) {
   const double remaining = static_cast<double>(total_steps - line.step) * step_seconds;
+  const auto loss = line.means.find("loss");
   const std::string text = fmt::format(
       "step {}/{}  epoch {:.2f}  loss {:.4f}  lr {:.3g}  {:.0f} img/s  data {:.0f} %  {:.1f} GB  "
       "ETA {}{}",
-      line.step, total_steps, line.epoch, line.means.contains("loss") ? line.means.at("loss") : NAN,
-      line.lr, rate, 100 * line.data_wait / std::max(seconds, 1e-9), peak_memory_gb(),
-      duration_text(remaining),
+      line.step, total_steps, line.epoch, loss == line.means.end() ? NAN : loss->second, line.lr,
+      rate, 100 * wait, peak_memory_gb(), duration_text(remaining),
       line.skipped_steps > 0 ? fmt::format("  skipped {}", line.skipped_steps) : "");
-  if (log_is_terminal())
+  // The last one stays on the terminal.
+  if (log_is_terminal() && line.step < total_steps)
     log_progress(text);
   else
     log_line(text);
-  restart_clock(line.step, line.samples);
 }
 
 void Reporter::evaluation(int64_t step, const std::map<std::string, double>& figures,
                           double seconds) {
-  if (rank_ != 0) return;
-  nlohmann::ordered_json values;
+  if (!metrics_) return;
+  since_ += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  Json values = Json::object();
+  std::map<std::string, double> tagged;
   std::string text = fmt::format("evaluation at step {} ({:.1f} s):", step, seconds);
   for (const auto& [name, value] : figures) {
     values[name] = number(value);
+    tagged["eval/" + name] = value;
     text += fmt::format("  {} {:.4f}", name, value);
   }
-  append(nlohmann::ordered_json{{"step", step}, {"eval", values}, {"seconds", seconds}}.dump());
+  metrics_->append(to_line({{"step", step}, {"eval", values}, {"seconds", seconds}}));
+  if (tensorboard_) tensorboard_->scalars(step, tagged);
   log_line(text);
 }
 

@@ -21,7 +21,8 @@ struct RunRequest {
 struct RunPlace {
   Communicator& comm;
   c10::Device device;
-  std::string description;  // for the banner
+  std::string description;                  // for the banner
+  std::string program = FACETRAIN_VERSION;  // the same
 };
 
 // **Collective.** Trains; everything that a user may have got wrong is an error before the first

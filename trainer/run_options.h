@@ -89,14 +89,17 @@ struct EvalOptions {
     f("every", every, at_least(0),
       "steps or 'N epochs' between evaluations, and one after the last step; 0: none");
     f("sets", sets,
-      "list of {name: .., path: shards or images, pairs: pairs.csv or pairs.txt, flip: true}");
+      "list of {name: .., protocol: pairs, path: shards or images, pairs: pairs.csv or pairs.txt, "
+      "flip: true}; other protocols and their options: `facetrain list protocols`");
   }
 };
 
 struct LogOptions {
   int64_t every = 10;
+  bool tensorboard = true;
   void fields(auto& f) {
     f("every", every, at_least(0), "steps between lines of metrics.jsonl and of the log; 0: off");
+    f("tensorboard", tensorboard, "also write TensorBoard event files into the run folder");
   }
 };
 

@@ -65,11 +65,15 @@ Trainer::Trainer(TrainerParts parts, LoopOptions options)
 RunEnd Trainer::run(TrainState& state) {
   state_ = &state;
   parts_.feed.seek(state.step);
-  parts_.reporter.restart_clock(state.step, state.samples);
+  parts_.reporter.start_clock(state.step, state.samples);
   if (state.step == 0 && options_.total_steps == 0) save(false);
   while (state.step < options_.total_steps) {
     const Progress at = progress();
-    std::vector<Batch> batches = parts_.feed.next();
+    std::vector<Batch> batches;
+    {
+      const auto timed = clock_.time("data");
+      batches = parts_.feed.next();
+    }
     backward(batches, at);
     const Verdict verdict = judge();
     if (verdict.finite)
@@ -143,6 +147,7 @@ void Trainer::backward(std::vector<Batch>& batches, const Progress& at) {
     tell_own_updates(static_cast<double>(options_.batch_size), last, at);
     torch::Tensor objective;
     {
+      const auto timed = clock_.time("forward");
       const StepScope step({options_.seed, at.step, at.total, 0, batches[i].position});
       const AutocastScope autocast(precision_, parts_.device);
       StepOutput out = parts_.recipe.step(batches[i], at);
@@ -158,12 +163,15 @@ void Trainer::backward(std::vector<Batch>& batches, const Progress& at) {
       metrics_.merge(out.metrics);
     }
     FT_CHECK(objective.defined(), "recipe: a step gave no loss term with a unit in it");
+    const auto timed = clock_.time("backward");
     (objective * (state_->loss_scale * parts_.comm.size())).backward();
   }
+  const auto timed = clock_.time("reduce");
   parts_.reducer.finish();
 }
 
 Trainer::Verdict Trainer::judge() {
+  const auto timed = clock_.time("verdict");
   std::vector<torch::Tensor> replicated, sharded;
   for (const auto& parameter : parts_.parameters.trained) {
     if (!parameter.owner) {
@@ -219,6 +227,7 @@ Trainer::Verdict Trainer::judge() {
 }
 
 void Trainer::update(const Verdict& verdict, const Progress& at) {
+  const auto timed = clock_.time("update");
   const double clip = options_.trainer.clip;
   const double clip_factor = clip > 0 && verdict.norm > clip ? clip / verdict.norm : 1.0;
   const double unscale = 1 / state_->loss_scale;
@@ -274,6 +283,7 @@ void Trainer::log(const Verdict& verdict, const Progress& at) {
   line.skipped_steps = state_->skipped;
   line.skipped_samples = static_cast<int64_t>(skipped.item<double>());
   line.data_wait = status.wait_seconds;
+  line.phases = clock_.take();
   parts_.reporter.log(line, options_.total_steps);
 }
 
@@ -303,10 +313,10 @@ void Trainer::evaluate(bool& is_best) {
       state_->has_best = true;
     }
   }
-  parts_.reporter.restart_clock(state_->step, state_->samples);
 }
 
 void Trainer::save(bool best) {
+  const auto timed = clock_.time("checkpoint");
   CheckpointMeta meta;
   meta.state = *state_;
   meta.seed = options_.seed;

@@ -16,6 +16,7 @@
 #include "trainer/ema.h"
 #include "trainer/feed.h"
 #include "trainer/optimizer.h"
+#include "trainer/phase_clock.h"
 #include "trainer/precision.h"
 #include "trainer/recipe.h"
 #include "trainer/reporter.h"
@@ -95,6 +96,7 @@ class Trainer {
   TrainState* state_ = nullptr;
   torch::Tensor loss_;  // of this step: this rank's share of the global mean
   Metrics metrics_;
+  PhaseClock clock_;
 };
 
 }  // namespace facetrain

@@ -1,0 +1,30 @@
+// A log that only grows: a record stands in it whole or not at all.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+namespace facetrain {
+
+class AppendFile {
+ public:
+  // Opens, or makes, `path` and appends to what is there. Throws with its name when that cannot be.
+  explicit AppendFile(std::filesystem::path path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  // Hands `record` to the system at once. False when not all of it could be written (disk full):
+  // then the file is as it was before; the first time in a row a warning names it.
+  bool append(std::string_view record);
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  int64_t length_ = 0;  // of whole records
+  bool failing_ = false;
+};
+
+}  // namespace facetrain

@@ -1,13 +1,13 @@
 #include "export/torchscript.h"
 
 #include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <charconv>
 #include <fstream>
 
 #include "core/check.h"
+#include "export/trace.h"
 
 namespace facetrain {
 namespace fs = std::filesystem;
@@ -26,18 +26,9 @@ class ScriptNetwork : public Backbone {
 
   Features forward(const torch::Tensor& images) override {
     check_images(images);
-    return {.embedding = run(module_, images), .tokens = {}, .pyramid = {}};
+    return {.embedding = run_script(module_, images), .tokens = {}, .pyramid = {}};
   }
   int64_t image_size() const override { return image_size_; }
-
-  // Without the optimiser, which would compile anew for every number of images.
-  static torch::Tensor run(torch::jit::Module& module, const torch::Tensor& images) {
-    const torch::jit::GraphOptimizerEnabledGuard plain(false);
-    const auto output = module.forward({images});
-    FT_CHECK(output.isTensor(), "wanted one tensor from the TorchScript network, found {}",
-             output.tagKind());
-    return output.toTensor();
-  }
 
  private:
   torch::jit::Module module_;
@@ -49,9 +40,8 @@ torch::jit::Module load(const fs::path& file, c10::Device device) {
     torch::jit::Module module = torch::jit::load(file.string(), device);
     module.eval();
     return module;
-  } catch (const c10::Error& error) {
-    FT_FAIL("{}: cannot load this TorchScript file: {}", file.string(),
-            error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    FT_FAIL("{}: cannot load this TorchScript file: {}", file.string(), reason_of(error));
   }
 }
 
@@ -94,13 +84,12 @@ std::shared_ptr<Backbone> load_script(const fs::path& file, int64_t image_size,
   const torch::NoGradGuard no_grad;
   torch::Tensor embedding;
   try {
-    embedding = ScriptNetwork::run(module, torch::zeros({1, 3, image_size, image_size}, device));
+    embedding = run_script(module, torch::zeros({1, 3, image_size, image_size}, device));
   } catch (const std::exception& error) {
-    const auto* detailed = dynamic_cast<const c10::Error*>(&error);
     FT_FAIL(
         "{0}: this TorchScript network does not take one image [1, 3, {1}, {1}]; is data.size "
         "right? {2}",
-        file.string(), image_size, detailed ? detailed->what_without_backtrace() : error.what());
+        file.string(), image_size, reason_of(error));
   }
   FT_CHECK(embedding.dim() == 2 && embedding.size(0) == 1,
            "{}: wanted an embedding [1, D] for one image, found [{}]", file.string(),

@@ -50,8 +50,7 @@ class TorchScriptExporter : public Exporter {
       FT_CHECK(found.contains(name) && same_bits(found[name], tensor),
                "{}: reading '{}' back gave other values than were written", file.string(), name);
     check_same_outputs(
-        network,
-        [&module](const torch::Tensor& images) { return module.forward({images}).toTensor(); },
+        network, [&module](const torch::Tensor& images) { return run_script(module, images); },
         fmt::format("{}: it was written, and what was read back", file.string()));
   }
 };

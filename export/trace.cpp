@@ -1,6 +1,9 @@
 #include "export/trace.h"
 
 #include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+
+#include <algorithm>
 
 #include "core/check.h"
 
@@ -26,6 +29,14 @@ torch::jit::Module mirror(const torch::nn::Module& from, const std::string& type
 
 }  // namespace
 
+torch::Tensor run_script(torch::jit::Module& module, const torch::Tensor& images) {
+  const torch::jit::GraphOptimizerEnabledGuard plain(false);
+  const auto output = module.forward({images});
+  FT_CHECK(output.isTensor(), "wanted one tensor from the TorchScript network, found {}",
+           output.tagKind());
+  return output.toTensor();
+}
+
 torch::Tensor probe_images(const Backbone& network, int64_t batch) {
   const int64_t side = network.image_size();
   const auto type = network.parameters().front().scalar_type();
@@ -44,8 +55,9 @@ void check_same_outputs(Backbone& network,
     torch::Tensor found;
     try {
       found = forward(images);
-    } catch (const c10::Error& error) {
-      FT_FAIL("{} cannot run {} images: {}", what, batch, error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      FT_FAIL("{} cannot run {} images (does a forward use their number?): {}", what, batch,
+              reason_of(error));
     }
     FT_CHECK(found.sizes() == expected.sizes(), "{} gives [{}] for {} images, the network [{}]",
              what, fmt::join(found.sizes(), ", "), batch, fmt::join(expected.sizes(), ", "));
@@ -55,6 +67,17 @@ void check_same_outputs(Backbone& network,
              "the largest is {:.3g}",
              what, batch, (found - expected).abs().max().item<double>(), scale);
   }
+}
+
+std::string reason_of(const std::exception& error) {
+  const auto* detailed = dynamic_cast<const c10::Error*>(&error);
+  std::string text = detailed ? detailed->what_without_backtrace() : error.what();
+  // The interpreter's exception ends in the line that it is about.
+  text.erase(text.find_last_not_of("\n ") + 1);
+  const size_t line = detailed ? std::string::npos : text.rfind('\n');
+  if (line != std::string::npos) text.erase(0, line + 1);
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
 }
 
 torch::jit::Module trace_network(Backbone& network) {
@@ -73,7 +96,7 @@ torch::jit::Module trace_network(Backbone& network) {
                                               traced.first->graph);
   module.type()->addMethod(function);
   check_same_outputs(
-      network, [&](const torch::Tensor& images) { return module.forward({images}).toTensor(); },
+      network, [&](const torch::Tensor& images) { return run_script(module, images); },
       "the network was traced, and its graph");
   return module;
 }

@@ -21,6 +21,10 @@ namespace facetrain {
 // images.
 torch::jit::Module trace_network(Backbone& network);
 
+// The module's one tensor for images, without the interpreter's optimiser, which would compile anew
+// for every number of images.
+torch::Tensor run_script(torch::jit::Module& module, const torch::Tensor& images);
+
 // Normalised pixels as a network meets them, in [-1, 1), the same at every call: [batch, 3, S, S]
 // of the network's image size, in the type of its parameters.
 torch::Tensor probe_images(const Backbone& network, int64_t batch);
@@ -30,5 +34,8 @@ torch::Tensor probe_images(const Backbone& network, int64_t batch);
 void check_same_outputs(Backbone& network,
                         const std::function<torch::Tensor(const torch::Tensor&)>& forward,
                         const std::string& what);
+
+// One line of what LibTorch or its TorchScript interpreter says of a failure: no backtrace.
+std::string reason_of(const std::exception& error);
 
 }  // namespace facetrain

@@ -2,11 +2,13 @@
 // network that cannot be written is told.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <set>
 #include <sstream>
 
 #include "core/random.h"
+#include "core/safetensors.h"
 #include "core/torch.h"
 #include "export/exporter.h"
 #include "export/onnx_convert.h"
@@ -233,6 +235,22 @@ const Config& onnx_section() {
   return section;
 }
 
+// Where FACETRAIN_EXCHANGE names a folder: the file with inputs and outputs for onnxruntime.
+void exchange(const std::string& name, Toy& toy) {
+  const char* folder = std::getenv("FACETRAIN_EXCHANGE");
+  if (!folder) return;
+  fs::create_directories(folder);
+  const fs::path file = fs::path(folder) / ("toy_" + name);
+  write_export(onnx_section(), toy, {"{}", "toy " + name}, file.string() + ".onnx");
+  NamedTensors pairs;
+  for (const int64_t batch : {1, 3, 8}) {
+    const auto input = probe_images(toy, batch);
+    pairs.emplace_back("input_" + std::to_string(batch), input);
+    pairs.emplace_back("output_" + std::to_string(batch), toy.forward(input).embedding);
+  }
+  save_safetensors(file.string() + ".expected", pairs);
+}
+
 TEST(OnnxRules, EveryRuleGivesTheNetworksOutputs) {
   const torch::NoGradGuard no_grad;
   std::set<std::string> seen;
@@ -248,6 +266,7 @@ TEST(OnnxRules, EveryRuleGivesTheNetworksOutputs) {
     const OnnxModel model = convert_to_onnx(module, "data", "embedding");
     const auto images = probe_images(toy, 5);
     const auto expected = toy.forward(images).embedding;
+    exchange(name, toy);
     EXPECT_LE((run_onnx(model, images) - expected).abs().max().item<float>(),
               1e-5 * expected.abs().max().item<float>());
   }

@@ -1,5 +1,5 @@
-// AM-Softmax: CosFace's formula as published beside it, with its own defaults. Wang et al. 2018,
-// arXiv:1801.05599, eq. 6.
+// AM-Softmax: CosFace's formula s (c_y - m), published at the same time with its own defaults. Wang
+// et al. 2018, arXiv:1801.05599.
 #include "losses/margin.h"
 
 namespace facetrain {

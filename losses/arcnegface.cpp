@@ -1,6 +1,5 @@
 // ArcNegFace: ArcFace whose negatives count by how near they are to the margined target: t c + t -
-// 1, t = α exp(-(c - φ)² / σ), a constant of the derivative. Liu et al. 2019, arXiv:1909.00632,
-// eq. 9.
+// 1, t = α exp(-(c - φ)² / σ), a constant of the derivative. Liu et al. 2019, arXiv:1909.00632.
 #include "losses/angular_margin.h"
 
 namespace facetrain {

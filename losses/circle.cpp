@@ -1,5 +1,5 @@
 // Circle loss with class rows: every cosine weighs by how far it is from its optimum. Sun et al.
-// 2020, arXiv:2002.10857, eq. 4 to 8.
+// 2020, arXiv:2002.10857.
 //
 // Target γ relu(1 + m - c) (c - (1 - m)), negatives γ relu(c + m) (c - m); the weights relu(...)
 // are constants of the derivative.

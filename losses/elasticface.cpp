@@ -1,5 +1,5 @@
 // ElasticFace: a margin of its own for every sample, drawn from N(margin, deviation). Boutros et
-// al. 2022, arXiv:2109.09416, eq. 4 to 7.
+// al. 2022, arXiv:2109.09416.
 //
 // The draw is a function of (run's seed, sample's position in the global stream, view, this
 // margin's name), so it is the same at any world size, in any micro-batch and after a resume; a

@@ -1,5 +1,5 @@
 // MV-Softmax: negatives above the margined target, the mis-classified ones, become w c + w - 1.
-// Wang et al. 2020, arXiv:1912.00833, eq. 8 to 10.
+// Wang et al. 2020, arXiv:1912.00833.
 //
 // The target is CosFace's (am, only where the cosine exceeds the margin) or ArcFace's (arc, only
 // below 90 degrees), as in the published code; what counts as hard ignores those exceptions.

@@ -1,4 +1,4 @@
-// NormFace: a softmax over scaled cosines, no margin. Wang et al. 2017, arXiv:1704.06369, eq. 5.
+// NormFace: a softmax over scaled cosines s c_j, no margin. Wang et al. 2017, arXiv:1704.06369.
 #include "losses/margin.h"
 
 namespace facetrain {

@@ -1,5 +1,5 @@
 // NPCFace: hard negatives become t c + a, and the target's margin grows with their mean cosine: m0
-// + m1 mean. Zeng et al. 2020, arXiv:2007.10172, eq. 8 to 11.
+// + m1 mean. Zeng et al. 2020, arXiv:2007.10172.
 //
 // Hard is what exceeds cos(θ + m); the mean is a pre-pass over all ranks' negatives and a constant
 // of the derivative. As in the published code the margin counts only below 90 degrees.

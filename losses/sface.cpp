@@ -1,6 +1,6 @@
 // SFace: no softmax; the target's cosine is pulled up and the negatives' pushed down, each by a
 // sigmoid gate of its angle that closes when it is good enough. Zhong et al. 2021 (IEEE TIP),
-// arXiv:2205.12010, eq. 5 to 9.
+// arXiv:2205.12010, eq. 5 to 8.
 //
 // -s σ(k (θ_y - a)) c_y + Σ s σ(-k (θ_j - b)) c_j, the gates constants of the derivative.
 #include "losses/angular_margin.h"

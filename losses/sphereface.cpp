@@ -1,5 +1,5 @@
-// SphereFace (A-Softmax): the target's angle is multiplied. Liu et al. 2017, arXiv:1704.08063, eq.
-// 7 and the training annealing of its section 4.1.
+// SphereFace (A-Softmax): the target's angle is multiplied. Liu et al. 2017, arXiv:1704.08063, with
+// the annealing of the authors' code.
 //
 // φ = (λ c + ψ(θ)) / (1 + λ), ψ = (-1)^j cos(m θ) - 2 j, j = ⌊m θ / π⌋; λ = max(blend_end,
 // blend_start / (1 + blend_decay step)) keeps the first steps near a plain softmax. The class rows

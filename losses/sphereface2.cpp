@@ -1,5 +1,5 @@
 // SphereFace2 (-C): every class is a binary problem of its own with a shared learned bias. Wen et
-// al. 2022, arXiv:2108.01513, eq. 6.
+// al. 2022, arXiv:2108.01513.
 //
 // Logits r (g(c) - m) + b for the target and r (g(c) + m) + b for the others, g(u) = 2 ((u + 1) /
 // 2)^t - 1, whose correction g(u) - u is a constant of the derivative; binary cross-entropies, the

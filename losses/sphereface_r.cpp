@@ -1,5 +1,5 @@
 // SphereFace-R: SphereFace revived, three shapes of a multiplied angle and three treatments of the
-// norm. Liu et al. 2022, arXiv:2109.05565, sections 3.2 and 3.3.
+// norm. Liu et al. 2022, arXiv:2109.05565.
 //
 // `shape`: v0 target ψ(m θ) (see sphereface); v1 target cos(min(m θ, π)); v2 target cos θ and
 // negatives cos(θ / m). `norm`: hard, a fixed scale; none, the feature's norm is the scale; soft,

@@ -1,5 +1,6 @@
 // Sub-center ArcFace: K rows a class, of which the nearest counts, so that mislabelled images may
-// gather around a row of their own. Deng et al. 2020 (ECCV, "Sub-center ArcFace"), eq. 4.
+// gather around a row of their own: c_j = max over K, then ArcFace. Deng et al. 2020 (ECCV,
+// "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces").
 #include "losses/angular_margin.h"
 
 namespace facetrain {

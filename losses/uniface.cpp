@@ -1,6 +1,6 @@
 // UniFace's unified cross-entropy: one learned threshold b between all positive and all negative
 // cosines, a softplus of each instead of a soft-max. Zhou et al. 2023 (ICCV, "UniFace: Unified
-// Cross-Entropy Loss for Deep Face Recognition"), eq. 13.
+// Cross-Entropy Loss for Deep Face Recognition").
 //
 // log(1 + exp(-(s (c_y - m) - b))) + l Σ log(1 + exp(s c_j - b)). The authors cut the exponents at
 // ±s; the softplus needs no cut.

@@ -57,9 +57,11 @@ TEST_F(Ranks, TheClassifierGivesTheCpusResult) {
       return all.slice(0, mine.begin, mine.end).to(device);
     };
     const auto parameters = testing::make_parameters(problem, margin.make()->rule());
-    if (parameters.bias.defined()) {
+    {
       const torch::NoGradGuard none;
-      classifier.bias.copy_(parameters.bias.slice(0, classes.begin, classes.end));
+      if (parameters.bias.defined())
+        classifier.bias.copy_(parameters.bias.slice(0, classes.begin, classes.end));
+      if (parameters.shared_bias.defined()) classifier.shared_bias.copy_(parameters.shared_bias);
     }
     classifier.begin_step(std::vector<Tensor>{here(problem.label)}, problem.step, 100, 10);
     const Tensor x = here(problem.x).clone().set_requires_grad(true);

@@ -1,4 +1,4 @@
-"""An independent IResNet and MobileFaceNet in plain PyTorch, compared with the program's own.
+"""An independent IResNet and MobileFaceNet in plain PyTorch, and ir_witness.py's IR, compared with the program's own.
 
 Written from the description of the public implementation (reference/recognition.md 3.1 and 3.3), without a look at
 models/. Usage: iresnet_witness.py FOLDER, where FOLDER was filled by
@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 import torch
+from ir_witness import IRS, Ir
 from safetensors.torch import load_file
 from torch import nn
 
@@ -129,6 +130,8 @@ MOBILE = {"mobilefacenet": ((1, 4, 6, 2), 2), "mobilefacenet_large": ((2, 8, 12,
 def build(name, width=1.0, embedding=512, size=112):
     if name in IRESNETS:
         return IResNet(IRESNETS[name], width, embedding, size)
+    if name in IRS:
+        return Ir(name, width, embedding, size)
     return MobileFaceNet(*MOBILE[name], width, embedding, size)
 
 
@@ -136,9 +139,12 @@ def check(folder, name):
     """Returns the largest relative differences of evaluation, training output and gradients."""
     weights, probe = load_file(folder / f"{name}.safetensors"), load_file(folder / f"{name}.probe.safetensors")
     x = probe["input"]
-    stem = weights["conv1.weight" if name in IRESNETS else "layers.0.layers.0.weight"].shape[0]
-    network = build(name, stem / (64 if name in IRESNETS else 64 * MOBILE[name][1]),
+    first = next(key for key in ("conv1.weight", "input_layer.0.weight", "layers.0.layers.0.weight") if key in weights)
+    network = build(name, weights[first].shape[0] / (64 * MOBILE[name][1] if name in MOBILE else 64),
                     probe["eval_output"].shape[1], x.shape[-1])
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0  # as the dump was made; what it drops is the program's own
     network.double().load_state_dict(weights, strict=True)
     relative = lambda ours, theirs: ((ours - theirs).abs().max() / theirs.abs().max()).item()
     with torch.no_grad():

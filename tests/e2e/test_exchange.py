@@ -17,5 +17,5 @@ def test_safetensors_both_ways():
 def test_networks_equal_plain_pytorch(tmp_path):
     subprocess.run([TESTS / "models_test", "--gtest_filter=Backbones.DumpForTheWitness"], check=True, timeout=200,
                    stdout=subprocess.DEVNULL, env=dict(os.environ, FACETRAIN_DUMP=str(tmp_path), OMP_NUM_THREADS="1"))
-    assert len(list(tmp_path.glob("*.probe.safetensors"))) == 4
+    assert len(list(tmp_path.glob("*.probe.safetensors"))) == 9
     subprocess.run([sys.executable, HERE / "iresnet_witness.py", tmp_path], check=True, timeout=200)

@@ -350,9 +350,9 @@ TEST(Backbones, MobileFaceNetHasThePublicNames) {
 TEST(Backbones, DumpForTheWitness) {
   const char* folder = std::getenv("FACETRAIN_DUMP");
   if (!folder) GTEST_SKIP() << "set FACETRAIN_DUMP to a folder to write it";
-  for (const std::string name :
-       {"iresnet18", "iresnet50", "mobilefacenet", "mobilefacenet_large"}) {
-    auto network = make(name, "width: 0.25\nembedding: 64\n", 48);
+  for (const std::string name : {"iresnet18", "iresnet50", "mobilefacenet", "mobilefacenet_large",
+                                 "ir_18", "ir_50", "ir_152", "ir_se_50", "ir_se_152"}) {
+    auto network = make(name, "width: 0.25\nembedding: 64\ndropout: 0\n", 48);
     network->to(torch::kDouble);
     for (int i = 0; i < 4; ++i) {
       network->forward(images(8, 48, 20 + i).to(torch::kDouble));

@@ -59,9 +59,6 @@ class TensorReader {
     if (!dtype || pickle_.at(id[2]).kind != Kind::kText) fail(name, "its storage is unknown");
     return {pickle_.at(id[2]).text, *dtype};
   }
-  int64_t count(Ref ref, const std::string& name) const {
-    return integer(persistent(ref, name)[4], name);
-  }
   bool is_view(Ref ref, const std::string& name) const {
     const auto& id = persistent(ref, name);
     return id.size() > 5 && !pickle_.is(id[5], Kind::kNone);
@@ -210,6 +207,12 @@ void PthFile::open_legacy() {
              "{}: its numbers are big-endian; wanted little", path);
   const Pickle object = next();
   const Pickle keys = next();
+  place_legacy_storages(object, keys, at);
+  collect(object);
+}
+
+void PthFile::place_legacy_storages(const Pickle& object, const Pickle& keys, uint64_t at) {
+  const std::string path = file_.path().string();
   const TensorReader reader(object, path);
   std::map<std::string, uint64_t> element_sizes;
   for (Ref ref = 0; ref < object.size(); ++ref) {
@@ -221,13 +224,12 @@ void PthFile::open_legacy() {
   }
   for (const auto& [index, ref] : members(keys, keys.root())) {
     const std::string& key = keys.at(ref).text;
-    uint64_t count = 0;
+    uint64_t count = 0, bytes = 0;
     FT_CHECK(at <= file_.size() && file_.size() - at >= sizeof(count),
              "{}: the file ends before storage '{}'; it is truncated: copy or write it again", path,
              key);
     file_.read(&count, sizeof(count), at, "a storage's size");
     at += sizeof(count);
-    uint64_t bytes = 0;
     FT_CHECK(
         !__builtin_mul_overflow(count, element_sizes[key], &bytes) && bytes <= file_.size() - at,
         "{}: the file ends inside storage '{}'; it is truncated: copy or write it again", path,
@@ -235,7 +237,6 @@ void PthFile::open_legacy() {
     storages_[key] = {at, bytes, 0};
     at += bytes;
   }
-  collect(object);
 }
 
 void PthFile::collect(const Pickle& pickle) {

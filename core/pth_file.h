@@ -35,6 +35,8 @@ class PthFile : public WeightsFile {
   };
   void open_archive();
   void open_legacy();
+  // Where the storages lie that follow the pickles, from byte `at` on.
+  void place_legacy_storages(const Pickle& object, const Pickle& keys, uint64_t at);
   // Puts every tensor below the pickle's root into tensors_ and placed_.
   void collect(const Pickle& pickle);
   void add(const std::string& name, WeightInfo info, Placed place);

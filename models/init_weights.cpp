@@ -80,6 +80,36 @@ State named_state(torch::nn::Module& network) {
   return state;
 }
 
+// What can be copied; what cannot goes into the report.
+State match(const WeightsFile& file, const State& state, LoadReport& report) {
+  State copies;
+  for (const auto& [name, tensor] : state) {
+    const auto found = file.tensors().find(report.prefix + name);
+    if (found == file.tensors().end()) {
+      if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
+    } else if (tensor.sizes() == found->second.shape) {
+      copies.emplace(name, tensor);
+    } else {
+      report.mismatched.push_back(fmt::format("{}: network [{}], file [{}]", name,
+                                              fmt::join(tensor.sizes(), ", "),
+                                              fmt::join(found->second.shape, ", ")));
+    }
+  }
+  return copies;
+}
+
+// The file's tensors that the network does not have.
+void list_others(const WeightsFile& file, const State& state, LoadReport& report) {
+  for (const auto& [stored, info] : file.tensors()) {
+    const bool inside = stored.starts_with(report.prefix);
+    const std::string name = inside ? stored.substr(report.prefix.size()) : stored;
+    if (!inside)
+      report.ignored.push_back(stored);
+    else if (!state.contains(name))
+      (is_head(name) ? report.ignored : report.unexpected).push_back(stored);
+  }
+}
+
 // The parameter that sees the image's colours: [out, 3, k, k].
 std::string first_convolution(torch::nn::Module& network) {
   for (const auto& item : network.named_parameters())
@@ -88,16 +118,15 @@ std::string first_convolution(torch::nn::Module& network) {
 }
 
 // Reads all before it changes any: a damaged tensor leaves the network as it was.
-void copy_weights(const WeightsFile& file, const std::string& prefix,
-                  std::vector<std::pair<std::string, torch::Tensor>>& copies,
+void copy_weights(const WeightsFile& file, const std::string& prefix, const State& copies,
                   const std::string& turned) {
-  std::vector<torch::Tensor> read;
+  State read;
   for (const auto& [name, tensor] : copies) {
-    read.push_back(file.read(prefix + name));
-    if (name == turned) read.back() = read.back().flip(1);
+    const auto values = file.read(prefix + name);
+    read.emplace(name, name == turned ? values.flip(1) : values);
   }
   const torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < copies.size(); ++i) copies[i].second.copy_(read[i]);
+  for (const auto& [name, tensor] : copies) torch::Tensor(tensor).copy_(read.at(name));
 }
 
 }  // namespace
@@ -130,27 +159,8 @@ LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path&
   LoadReport report;
   report.file = path.string();
   report.prefix = find_prefix(*file, state);
-  std::vector<std::pair<std::string, torch::Tensor>> copies;
-  for (const auto& [name, tensor] : state) {
-    const auto found = file->tensors().find(report.prefix + name);
-    if (found == file->tensors().end()) {
-      if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
-    } else if (tensor.sizes() == found->second.shape) {
-      copies.emplace_back(name, tensor);
-    } else {
-      report.mismatched.push_back(fmt::format("{}: network [{}], file [{}]", name,
-                                              fmt::join(tensor.sizes(), ", "),
-                                              fmt::join(found->second.shape, ", ")));
-    }
-  }
-  for (const auto& [stored, info] : file->tensors()) {
-    const bool inside = stored.starts_with(report.prefix);
-    const std::string name = inside ? stored.substr(report.prefix.size()) : stored;
-    if (!inside || (!state.contains(name) && is_head(name)))
-      report.ignored.push_back(stored);
-    else if (!state.contains(name))
-      report.unexpected.push_back(stored);
-  }
+  const auto copies = match(*file, state, report);
+  list_others(*file, state, report);
   const std::string found = faults(report);
   FT_CHECK(!copies.empty(), "{}: no tensor of this file belongs to the network{}", path.string(),
            found);
@@ -158,9 +168,9 @@ LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path&
            "{}: these weights do not fit the network{}; choose the network they were made with, or "
            "set model.strict=false to load what fits",
            path.string(), found);
-  copy_weights(*file, report.prefix, copies,
-               order == ColorOrder::kBgr ? first_convolution(network) : "");
-  report.turned = order == ColorOrder::kBgr;
+  const std::string turned = order == ColorOrder::kBgr ? first_convolution(network) : "";
+  copy_weights(*file, report.prefix, copies, turned);
+  report.turned = copies.contains(turned);
   report.loaded = static_cast<int64_t>(copies.size());
   return report;
 }

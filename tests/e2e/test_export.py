@@ -183,7 +183,7 @@ def test_a_card_says_what_is_known(work):
     lines = [json.loads(line) for line in (work / "run/metrics.jsonl").read_text().splitlines()]
     figures = [line["eval"] for line in lines if "eval" in line][-1]
     accuracy = figures["tiny.accuracy"]
-    row = re.search(r"^\| tiny \| accuracy \| ([\d.]+) \| ([\d.]+) ... ([\d.]+) \| 30 pairs", card, re.MULTILINE)
+    row = re.search(r"^\| tiny \| accuracy \| ([\d.]+) \| ([\d.]+) … ([\d.]+) \| 30 pairs", card, re.MULTILINE)
     value, low, high = map(float, row.groups())
     n, z = 30, 1.959963984540054  # Wilson 1927, written out
     middle, half = (accuracy + z * z / 2 / n) / (1 + z * z / n), z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / 4 / n / n) ** 0.5

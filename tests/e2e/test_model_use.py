@@ -161,7 +161,7 @@ def test_wrong_usage_is_2_and_errors_are_1(work):
     empty = pathlib.Path(work / "fresh")
     empty.mkdir()
     (empty / "config.yaml").write_text((work / "config.yaml").read_text())
-    assert "no checkpoint yet" in run("export", empty, "--to", "safetensors", "-o", work / "x", code=1)
+    assert "no checkpoint yet" in run("export", empty, "--to", "safetensors", "-o", work / "x.safetensors", code=1)
     broken = work / "broken.txt"
     broken.write_text("1\t1\nAnn\t1\t2\nAnn\t1\tEve\t1\n")
     assert "Eve/Eve_0001" in run("eval", work / "run", "--images", work / "faces", "--pairs", broken, code=1)

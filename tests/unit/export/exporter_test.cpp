@@ -62,6 +62,20 @@ TEST(Exporters, UnknownFormatListsTheKnown) {
       {"did you mean 'safetensors'?", "known: "});
 }
 
+TEST(Exporters, AFileIsCalledAsItsFormatSays) {
+  const auto check = [](const std::string& format, const std::string& file) {
+    check_extension(Config::parse("{name: " + format + "}"), file);
+  };
+  for (const auto& name : Exporters::get().names()) {
+    const auto endings =
+        Exporters::get().create(Config::parse("{name: " + name + "}"))->extensions();
+    ASSERT_FALSE(endings.empty());
+    for (const auto& ending : endings) EXPECT_NO_THROW(check(name, "a/b.c" + ending));
+  }
+  expect_error([&] { check("onnx", "a.pt"); }, {"*.onnx", "for *.pt the format is torchscript"});
+  expect_error([&] { check("torchscript", "a"); }, {"a: a file of format torchscript", "*.pt"});
+}
+
 TEST(Exporters, MissingFolderAndFolderAsFileAreErrors) {
   const Config section = Config::parse("{name: safetensors}");
   EXPECT_THROW(write_export(section, *small_network(), {}, "/nowhere/x"), Error);

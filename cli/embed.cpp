@@ -8,7 +8,8 @@
 #include "core/durable_file.h"
 #include "core/log.h"
 #include "eval/embeddings.h"
-#include "eval/pair_set.h"
+#include "eval/labels.h"
+#include "eval/protocol.h"
 #include "trainer/model_loader.h"
 
 namespace facetrain {
@@ -30,13 +31,14 @@ void embed(EmbedArguments arguments) {
   const LoadedModel model =
       load_model(arguments.model.what, arguments.model.overrides, world->device());
   ImageOptions images = model.images;
-  images.columns.emplace();  // no labels
+  images.columns = {"name"};  // of packed images; identities come without being named
   const auto source = open_source(source_of_path(arguments.model.path), images);
   Embeddings result;
   result.rows = embed_source(*source, embed_function(model, world->device()),
                              {.batch = arguments.batch, .flip = false}, world->comm());
   if (world->comm().rank() != 0) return;
-  for (int64_t row = 0; row < source->size(); ++row) result.names.push_back(source->key(row));
+  result.names = keys_of(*source);
+  result.identities = identities_of(*source);
   write_embeddings(arguments.out, result);
   log_info("{}: {} embeddings of {} numbers, by {}", arguments.out, result.rows.size(0),
            result.rows.size(1), model.describe);
@@ -54,8 +56,10 @@ void add_embed_command(CLI::App& app) {
       "run folder, checkpoint folder or .safetensors file, then a folder of images or shards",
       true);
   command
-      ->add_option("-o,--out", arguments->out,
-                   "`embeddings` [N, D] and `names` as .h5, or the array alone as .npy")
+      ->add_option(
+          "-o,--out", arguments->out,
+          "`embeddings` [N, D], `names` and, where the set has them, `identities` as .h5, or "
+          "the array alone as .npy")
       ->type_name("FILE")
       ->required();
   command->add_option("--device", arguments->device, "cpu | cuda | cuda:N")->capture_default_str();

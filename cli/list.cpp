@@ -6,8 +6,10 @@
 #include "data/sampler.h"
 #include "data/source.h"
 #include "data/transform.h"
+#include "eval/protocol.h"
 #include "export/exporter.h"
 #include "losses/margin.h"
+#include "losses/pair_loss.h"
 #include "losses/sharded_classifier.h"
 #include "models/backbone.h"
 #include "trainer/optimizer.h"
@@ -61,7 +63,9 @@ void list(const std::string& only) {
   Wanted wanted{only, {}, only.empty()};
   print_registry<Backbones>("backbones", wanted);
   print_registry<Margins>("margins", wanted);
+  print_registry<PairLosses>("pair_losses", wanted);
   print_registry<Recipes>("recipes", wanted);
+  print_registry<Protocols>("protocols", wanted);
   print_registry<Sources>("sources", wanted);
   print_registry<Samplers>("samplers", wanted);
   print_registry<Transforms>("transforms", wanted);

@@ -101,14 +101,15 @@ Hdf5Handle string_type() {
   return type;
 }
 
-void write_names(hid_t file, const std::vector<std::string>& names, const std::string& what) {
+void write_texts(hid_t file, const char* dataset_name, const std::vector<std::string>& texts,
+                 const std::string& what) {
   std::vector<const char*> pointers;
-  for (const auto& name : names) pointers.push_back(name.c_str());
+  for (const auto& text : texts) pointers.push_back(text.c_str());
   const hsize_t count = pointers.size();
   const Hdf5Handle type = string_type();
   const Hdf5Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, what);
   const Hdf5Handle dataset(
-      H5Dcreate2(file, "names", type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Dclose,
+      H5Dcreate2(file, dataset_name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Dclose,
       what);
   hdf5_check(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), what);
 }
@@ -120,24 +121,27 @@ void write_hdf5(const fs::path& file, const Embeddings& embeddings) {
                     what);
   write_array(handle, "embeddings", H5T_IEEE_F32LE, embeddings.rows.sizes(),
               embeddings.rows.data_ptr());
-  if (!embeddings.names.empty()) write_names(handle, embeddings.names, what);
+  if (!embeddings.names.empty()) write_texts(handle, "names", embeddings.names, what);
+  if (!embeddings.identities.empty())
+    write_texts(handle, "identities", embeddings.identities, what);
   hdf5_check(H5Fflush(handle, H5F_SCOPE_GLOBAL), what);
 }
 
-std::vector<std::string> read_names(hid_t file, int64_t rows, const std::string& what) {
-  if (H5Lexists(file, "names", H5P_DEFAULT) <= 0) return {};
-  const Hdf5Handle dataset(H5Dopen2(file, "names", H5P_DEFAULT), H5Dclose, what);
+std::vector<std::string> read_texts(hid_t file, const char* name, int64_t rows,
+                                    const std::string& what) {
+  if (H5Lexists(file, name, H5P_DEFAULT) <= 0) return {};
+  const Hdf5Handle dataset(H5Dopen2(file, name, H5P_DEFAULT), H5Dclose, what);
   const Hdf5Handle space(H5Dget_space(dataset), H5Sclose, what);
   const Hdf5Handle stored(H5Dget_type(dataset), H5Tclose, what);
-  FT_CHECK(H5Tis_variable_str(stored) > 0, "{}: wanted `names` of variable-length text", what);
-  FT_CHECK(H5Sget_simple_extent_npoints(space) == rows, "{}: {} names for {} embeddings", what,
-           H5Sget_simple_extent_npoints(space), rows);
+  FT_CHECK(H5Tis_variable_str(stored) > 0, "{}: wanted `{}` of variable-length text", what, name);
+  FT_CHECK(H5Sget_simple_extent_npoints(space) == rows, "{}: {} {} for {} embeddings", what,
+           H5Sget_simple_extent_npoints(space), name, rows);
   std::vector<char*> pointers(static_cast<size_t>(rows), nullptr);
   hdf5_check(H5Dread(dataset, stored, H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), what);
-  std::vector<std::string> names;
-  for (const char* pointer : pointers) names.emplace_back(pointer == nullptr ? "" : pointer);
+  std::vector<std::string> texts;
+  for (const char* pointer : pointers) texts.emplace_back(pointer == nullptr ? "" : pointer);
   hdf5_check(H5Dvlen_reclaim(stored, space, H5P_DEFAULT, pointers.data()), what);
-  return names;
+  return texts;
 }
 
 Embeddings read_hdf5(const fs::path& file) {
@@ -151,7 +155,8 @@ Embeddings read_hdf5(const fs::path& file) {
   Embeddings result;
   result.rows = at::empty(array.shape, at::kFloat);
   read_array(array, H5T_IEEE_F32LE, result.rows.data_ptr());
-  result.names = read_names(handle, array.shape[0], what);
+  result.names = read_texts(handle, "names", array.shape[0], what);
+  result.identities = read_texts(handle, "identities", array.shape[0], what);
   return result;
 }
 
@@ -165,7 +170,7 @@ bool is_embeddings_file(const fs::path& file) {
 
 Embeddings read_embeddings(const fs::path& file) {
   FT_CHECK(is_embeddings_file(file), "{}: wanted embeddings as .npy or .h5", file.string());
-  if (is_npy(file)) return {read_npy(file), {}};
+  if (is_npy(file)) return {read_npy(file), {}, {}};
   return read_hdf5(file);
 }
 
@@ -176,7 +181,12 @@ void write_embeddings(const fs::path& file, const Embeddings& embeddings) {
   FT_CHECK(embeddings.names.empty() ||
                static_cast<int64_t>(embeddings.names.size()) == embeddings.rows.size(0),
            "{} names for {} embeddings", embeddings.names.size(), embeddings.rows.size(0));
-  const Embeddings plain{embeddings.rows.to(at::kCPU, at::kFloat).contiguous(), embeddings.names};
+  FT_CHECK(embeddings.identities.empty() ||
+               static_cast<int64_t>(embeddings.identities.size()) == embeddings.rows.size(0),
+           "{} identities for {} embeddings", embeddings.identities.size(),
+           embeddings.rows.size(0));
+  const Embeddings plain{embeddings.rows.to(at::kCPU, at::kFloat).contiguous(), embeddings.names,
+                         embeddings.identities};
   if (is_npy(file)) return write_npy(file, plain.rows);
   fs::path temporary = file;
   temporary += ".tmp";

@@ -29,6 +29,7 @@ class Lines {
     }
     return false;
   }
+  int64_t number() const { return number_; }
   std::string place() const { return fmt::format("{}:{}", file_.string(), number_); }
 
  private:
@@ -87,17 +88,22 @@ Pair parse_csv_line(const std::string& line, const std::string& place, int64_t r
 // Names become rows in order of their first mention.
 class ImageIndex {
  public:
-  int64_t row(const std::string& name, const std::string& number, const std::string& place) {
+  int64_t row(const std::string& name, const std::string& number, const Lines& at) {
+    const std::string place = at.place();
     const auto n = whole_number(number);
     FT_CHECK(!name.empty() && name.find('/') == std::string::npos,
              "{}: '{}' is no name of a person", place, name);
     FT_CHECK(n && *n >= 0, "{}: wanted the number of an image, found '{}'", place, number);
     const std::string image = fmt::format("{0}/{0}_{1:04d}", name, *n);
     const auto [found, added] = rows_.try_emplace(image, static_cast<int64_t>(images.size()));
-    if (added) images.push_back(image);
+    if (added) {
+      images.push_back(image);
+      lines.push_back(at.number());
+    }
     return found->second;
   }
   std::vector<std::string> images;
+  std::vector<int64_t> lines;  // of their first mention
 
  private:
   std::map<std::string, int64_t> rows_;
@@ -142,8 +148,8 @@ NamedPairs read_lfw_pairs(const fs::path& file) {
              "{}: wanted 'name<TAB>a<TAB>b' or 'name1<TAB>a<TAB>name2<TAB>b', found '{}'", place,
              line);
     const bool same = fields.size() == 3;
-    const int64_t first = index.row(fields[0], fields[1], place);
-    const int64_t second = index.row(same ? fields[0] : fields[2], fields.back(), place);
+    const int64_t first = index.row(fields[0], fields[1], lines);
+    const int64_t second = index.row(same ? fields[0] : fields[2], fields.back(), lines);
     const int64_t fold = static_cast<int64_t>(result.pairs.size()) / (2 * *per_class);
     result.pairs.push_back({fold + 1, first, second, same});
   }
@@ -151,7 +157,32 @@ NamedPairs read_lfw_pairs(const fs::path& file) {
            "{}: the header says {} folds of 2 x {} pairs, that is {}; found {}", file.string(),
            *folds, *per_class, 2 * *folds * *per_class, result.pairs.size());
   result.images = std::move(index.images);
+  result.lines = std::move(index.lines);
   return result;
+}
+
+PairList locate_pairs(const NamedPairs& named, const std::vector<std::string>& names,
+                      const fs::path& file, const std::string& path) {
+  std::map<std::string, int64_t> rows;  // "Ann/Ann_0001.jpg" is "Ann/Ann_0001"
+  for (size_t row = 0; row < names.size(); ++row)
+    rows.try_emplace(fs::path(names[row]).replace_extension().generic_string(),
+                     static_cast<int64_t>(row));
+  std::vector<int64_t> row_of(named.images.size());
+  for (size_t k = 0; k < named.images.size(); ++k) {
+    const auto found = rows.find(named.images[k]);
+    FT_CHECK(found != rows.end(),
+             "{}:{}: wanted the image '{}' (.jpg, .png ...), which is not in '{}' ({} images, the "
+             "first is '{}'); mend the list, or name the folder that has the persons' folders",
+             file.string(), named.lines[k], named.images[k], path, names.size(),
+             names.empty() ? "" : names.front());
+    row_of[k] = found->second;
+  }
+  PairList pairs = named.pairs;
+  for (Pair& pair : pairs) {
+    pair.first = row_of[static_cast<size_t>(pair.first)];
+    pair.second = row_of[static_cast<size_t>(pair.second)];
+  }
+  return pairs;
 }
 
 bool is_csv_pairs(const fs::path& file) {

@@ -25,12 +25,18 @@ PairList read_csv_pairs(const std::filesystem::path& file, int64_t rows);
 
 // Pairs over a list of images that the file names.
 struct NamedPairs {
-  PairList pairs;  // rows of `images`
-  std::vector<std::string>
-      images;  // in order of their first mention, "Abel_Pacheco/Abel_Pacheco_0001"
+  PairList pairs;                   // rows of `images`
+  std::vector<std::string> images;  // by first mention, "Abel_Pacheco/Abel_Pacheco_0001"
+  std::vector<int64_t> lines;       // of each image's first mention
 };
 // Throws with file and line, also when the number of pairs is not what the header says.
 NamedPairs read_lfw_pairs(const std::filesystem::path& file);
+
+// Pairs of rows of a set: names[row] is the path of an image below the folder, with its extension,
+// which the list does not say. Throws with the line of the first image that is not there; `path`
+// names the set.
+PairList locate_pairs(const NamedPairs& named, const std::vector<std::string>& names,
+                      const std::filesystem::path& file, const std::string& path);
 
 // Whether a pair file is in CSV form: its first line that is not empty has a comma.
 bool is_csv_pairs(const std::filesystem::path& file);

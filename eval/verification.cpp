@@ -10,7 +10,7 @@
 #include <tuple>
 
 #include "core/check.h"
-#include "eval/unit_rows.h"
+#include "eval/norms.h"
 
 namespace facetrain {
 namespace {

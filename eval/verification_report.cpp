@@ -1,21 +1,13 @@
 // What is printed and written of the pairs protocol.
 #include <fmt/format.h>
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "eval/json_parts.h"
 #include "eval/verification.h"
 
 namespace facetrain {
 namespace {
-
-nlohmann::json or_null(const std::optional<double>& value) {
-  return value ? nlohmann::json(*value) : nlohmann::json();
-}
-
-nlohmann::json or_null(const std::string& text) {
-  return text.empty() ? nlohmann::json() : nlohmann::json(text);
-}
 
 nlohmann::json to_json(const ValAtFar& val) {
   nlohmann::json json = {
@@ -25,18 +17,6 @@ nlohmann::json to_json(const ValAtFar& val) {
                              {"threshold", fold.threshold},
                              {"val", or_null(fold.val)},
                              {"far", or_null(fold.far)}});
-  return json;
-}
-
-nlohmann::json to_json(const std::vector<CurvePoint>& curve) {
-  if (curve.empty()) return {};
-  nlohmann::json json;
-  for (const auto& point : curve) {
-    json["far"].push_back(point.false_accepts);
-    json["tar"].push_back(point.true_accepts);
-    json["cosine"].push_back(std::isfinite(point.threshold) ? nlohmann::json(point.threshold)
-                                                            : nlohmann::json());
-  }
   return json;
 }
 
@@ -102,11 +82,9 @@ nlohmann::json to_json(const Verification& result) {
   json["auc"] = or_null(result.auc);
   json["eer"] = or_null(result.eer);
   json["val"] = result.val ? to_json(*result.val) : nlohmann::json();
-  json["roc"] = to_json(result.roc);
-  json["histogram"] = {{"low", -1},
-                       {"high", 1},
-                       {"same", result.same_cosines},
-                       {"different", result.different_cosines}};
+  json["roc"] = curve_json(result.roc, "far", "tar");
+  json["histogram"] =
+      histogram_json("same", result.same_cosines, "different", result.different_cosines);
   json["hardest"] = to_json(result.hardest);
   json["tar_at_far"] = nlohmann::json::array();
   for (const auto& at : result.tar_at_far)

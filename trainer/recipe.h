@@ -18,7 +18,7 @@
 #include "data/batch.h"
 #include "data/loader.h"
 #include "data/source.h"
-#include "eval/pairs.h"
+#include "eval/protocol.h"
 #include "models/backbone.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
@@ -46,14 +46,6 @@ struct RecipeContext {
   int64_t identities = 0;  // of the joined training sets
   int64_t image_size = 0;  // data.size, 0: the network's own
   Normalization normalization;
-};
-
-// A set that `eval.sets` names, opened.
-struct EvaluationSet {
-  std::string name;
-  std::shared_ptr<const Source> source;
-  PairList pairs;  // rows of the source
-  bool flip = true;
 };
 
 class Recipe : public torch::nn::Module {

@@ -1,14 +1,10 @@
 #include "trainer/streams.h"
 
-#include <filesystem>
-
 #include "comm/world.h"
 #include "core/random.h"
-#include "eval/pair_set.h"
 #include "trainer/run_options.h"
 
 namespace facetrain {
-namespace fs = std::filesystem;
 namespace {
 
 struct SetOptions {
@@ -49,17 +45,6 @@ std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOption
   return sets;
 }
 
-struct EvalSetOptions {
-  std::string name, path, pairs;
-  bool flip = true;
-  void fields(auto& f) {
-    f("name", name, "of the figures: NAME.accuracy");
-    f("path", path, "shard folder, or folder of images");
-    f("pairs", pairs, "pairs.csv (fold,i,j,same), or LFW's pairs.txt for image folders");
-    f("flip", flip, "add the embedding of the mirrored image");
-  }
-};
-
 }  // namespace
 
 void resolve_training_sets(const Config& section) {
@@ -71,7 +56,7 @@ void resolve_evaluation_sets(const Config& section) {
   const auto kind = section.node().kind;
   FT_CHECK(kind == ConfigNode::Kind::kList || kind == ConfigNode::Kind::kNull,
            "{}: wanted a list: [{{path: .., pairs: ..}}]", section.place());
-  for (const auto& item : section.node().list) Config(item).as<EvalSetOptions>();
+  for (const auto& item : section.node().list) resolve_evaluation_set(Config(item));
 }
 
 int64_t count_identities(const std::vector<std::shared_ptr<const Source>>& sets) {
@@ -157,17 +142,16 @@ Stream open_stream(const Config& section, const ImageOptions& images, uint64_t s
 std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const ImageOptions& images) {
   std::vector<EvaluationSet> sets;
   for (const auto& item : section.node().list) {
-    const auto options = Config(item).as<EvalSetOptions>();
     const std::string place = Config(item).place();
-    FT_CHECK(!options.path.empty() && !options.pairs.empty(),
-             "{}: an evaluation set wants `path` and `pairs`", place);
-    FT_CHECK(fs::exists(options.pairs), "{}: there is no pair list '{}'", place, options.pairs);
-    const std::string name =
-        options.name.empty() ? fs::path(options.path).filename().string() : options.name;
-    FT_CHECK(std::none_of(sets.begin(), sets.end(), [&](const auto& s) { return s.name == name; }),
-             "{}: a second evaluation set of the name '{}'; give it another `name`", place, name);
-    PairSet set = open_pair_set(options.path, options.pairs, images);
-    sets.push_back({name, std::move(set.source), std::move(set.pairs), options.flip});
+    try {
+      sets.push_back(open_evaluation_set(Config(item), images));
+    } catch (const Error& error) {
+      FT_FAIL("{}: {}", place, error.what());
+    }
+    const std::string& name = sets.back().name;
+    FT_CHECK(
+        std::count_if(sets.begin(), sets.end(), [&](const auto& s) { return s.name == name; }) == 1,
+        "{}: a second evaluation set of the name '{}'; give it another `name`", place, name);
   }
   return sets;
 }

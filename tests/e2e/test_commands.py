@@ -9,7 +9,7 @@ import pytest
 from program import PROGRAM, ROOT, environment, run, tiny_faces, write_config
 
 SUBCOMMANDS = [[], ["train"], ["list"], ["shards"], ["shards", "pack"], ["shards", "synth"], ["shards", "info"], ["shards", "verify"],
-               ["eval"], ["embed"], ["export"]]
+               ["eval"], ["embed"], ["export"], ["report"]]
 
 
 def subcommands(words):
@@ -35,7 +35,7 @@ def test_help_ends_with_a_worked_example(words):
 def registered():
     """(folder, name) of every registration in the sources: `Kinds::get().add<...>("name", "meaning")`."""
     found = []
-    for folder in ("data", "models", "losses", "export", "trainer"):
+    for folder in ("data", "models", "losses", "eval", "export", "trainer"):
         for file in sorted((ROOT / folder).rglob("*.cpp")):
             found += re.findall(r'(\w+)::get\(\)\.add<[^;]*?>\(\s*"(\w+)"', file.read_text())
     return found
@@ -46,10 +46,11 @@ def test_list_shows_every_registered_name_with_meaning_and_options():
     kinds = re.split(r"^(?=\w)", text, flags=re.M)[1:]
     listed = {kind.split("\n")[0]: kind for kind in kinds}
     names = registered()
-    assert {kind for kind, _ in names} == {"Backbones", "Margins", "Recipes", "Sources", "Samplers", "Transforms", "Schedules",
-                                           "Optimizers", "Exporters"}
+    assert {kind for kind, _ in names} == {"Backbones", "Margins", "PairLosses", "Recipes", "Protocols", "Sources", "Samplers", "Transforms",
+                                           "Schedules", "Optimizers", "Exporters"}
     for kind, name in names:
-        assert re.search(rf"^  {name} +\w.{{8,}}", listed[kind.lower()], re.M), f"{kind}: {name} with one line of meaning"
+        title = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()
+        assert re.search(rf"^  {name} +\w.{{8,}}", listed[title], re.M), f"{kind}: {name} with one line of meaning"
     by_helpers = {"backbones": "iresnet18 iresnet34 iresnet50 iresnet100 iresnet200 mobilefacenet", "margins": "arcface cosface softmax",
                   "schedules": "constant cosine poly step", "sources": "folder images list shards"}
     for kind, wanted in by_helpers.items():

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/torch.h"
+#include "tests/support/error_of.h"
 
 namespace facetrain {
 namespace {
@@ -32,13 +33,8 @@ class EmbeddingFiles : public ::testing::Test {
     if (version > 1) bytes += std::string(2, '\0');
     return bytes + header + std::string(data_bytes, '\0');
   }
-  std::string error_of(const fs::path& file) {
-    try {
-      read_embeddings(file);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
+  std::string error_in(const fs::path& file) {
+    return error_of([&] { read_embeddings(file); });
   }
   at::Tensor rows = torch::arange(12, torch::kFloat).view({4, 3}) / 7;
 };
@@ -60,53 +56,59 @@ TEST_F(EmbeddingFiles, Hdf5RoundTripWithNames) {
   const Embeddings back = read_embeddings(path("a.h5"));
   EXPECT_TRUE(torch::equal(back.rows, rows));
   EXPECT_EQ(back.names, names);
+  EXPECT_TRUE(back.identities.empty());
   write_embeddings(path("b.hdf5"), {rows, {}});
   EXPECT_TRUE(read_embeddings(path("b.hdf5")).names.empty());
+  const std::vector<std::string> people = {"Ann", "Ann", "Bob", "0"};
+  write_embeddings(path("c.h5"), {rows, names, people});
+  EXPECT_EQ(read_embeddings(path("c.h5")).identities, people);
+  EXPECT_EQ(read_embeddings(path("c.h5")).names, names);
 }
 
 TEST_F(EmbeddingFiles, ReadsVersionsOneToThree) {
   const std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n";
   for (const int version : {1, 2, 3})
     EXPECT_EQ(read_embeddings(write("v.npy", npy(version, header, 24))).rows.size(1), 3);
-  EXPECT_NE(error_of(write("v.npy", npy(4, header, 24))).find("version 1 to 3, found 4"),
+  EXPECT_NE(error_in(write("v.npy", npy(4, header, 24))).find("version 1 to 3, found 4"),
             std::string::npos);
 }
 
 TEST_F(EmbeddingFiles, RefusesWhatItCannotRead) {
   const std::string good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
-  EXPECT_NE(error_of(write("t.npy", npy(1, good, 23))).find("takes 24 bytes, found 23"),
+  EXPECT_NE(error_in(write("t.npy", npy(1, good, 23))).find("takes 24 bytes, found 23"),
             std::string::npos);
-  EXPECT_NE(error_of(write("t.npy", npy(1, good, 25))).find("found 25"), std::string::npos);
-  EXPECT_NE(error_of(write("t.npy", npy(1, good, 24).substr(0, 20))).find("truncated"),
+  EXPECT_NE(error_in(write("t.npy", npy(1, good, 25))).find("found 25"), std::string::npos);
+  EXPECT_NE(error_in(write("t.npy", npy(1, good, 24).substr(0, 20))).find("truncated"),
             std::string::npos);
-  EXPECT_NE(error_of(write("t.npy", "hello world")).find("not a .npy file"), std::string::npos);
+  EXPECT_NE(error_in(write("t.npy", "hello world")).find("not a .npy file"), std::string::npos);
   EXPECT_NE(
-      error_of(
+      error_in(
           write("t.npy", npy(1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }", 48)))
           .find("wanted float32 ('<f4'), found '<f8'"),
       std::string::npos);
   EXPECT_NE(
-      error_of(
+      error_in(
           write("t.npy", npy(1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", 24)))
           .find("Fortran order"),
       std::string::npos);
-  EXPECT_NE(error_of(write("t.npy",
+  EXPECT_NE(error_in(write("t.npy",
                            npy(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }", 24)))
                 .find("wanted an array [N, D], found shape (6,)"),
             std::string::npos);
-  EXPECT_NE(error_of(write("t.npy", npy(1, "{}", 0))).find("has no 'descr'"), std::string::npos);
-  EXPECT_NE(error_of(path("absent.npy")).find("cannot open"), std::string::npos);
-  EXPECT_NE(error_of(path("absent.h5")).find("cannot open"), std::string::npos);
-  EXPECT_NE(error_of(write("t.txt", "x")).find("wanted embeddings as .npy or .h5"),
+  EXPECT_NE(error_in(write("t.npy", npy(1, "{}", 0))).find("has no 'descr'"), std::string::npos);
+  EXPECT_NE(error_in(path("absent.npy")).find("cannot open"), std::string::npos);
+  EXPECT_NE(error_in(path("absent.h5")).find("cannot open"), std::string::npos);
+  EXPECT_NE(error_in(write("t.txt", "x")).find("wanted embeddings as .npy or .h5"),
             std::string::npos);
-  EXPECT_NE(error_of(write("t.h5", "not hdf5 at all")).find("t.h5"), std::string::npos);
+  EXPECT_NE(error_in(write("t.h5", "not hdf5 at all")).find("t.h5"), std::string::npos);
 }
 
 TEST_F(EmbeddingFiles, WritesNothingOnFailure) {
   EXPECT_THROW(write_embeddings("/nowhere/a.npy", {rows, {}}), Error);
   EXPECT_THROW(write_embeddings("/nowhere/a.h5", {rows, {}}), Error);
-  EXPECT_THROW(write_embeddings(path("c.h5"), {rows, {"one name"}}), Error);
-  EXPECT_FALSE(fs::exists(path("c.h5")) || fs::exists(path("c.h5.tmp")));
+  EXPECT_THROW(write_embeddings(path("d.h5"), {rows, {"one name"}}), Error);
+  EXPECT_THROW(write_embeddings(path("d.h5"), {rows, {}, {"one person"}}), Error);
+  EXPECT_FALSE(fs::exists(path("d.h5")) || fs::exists(path("d.h5.tmp")));
 }
 
 }  // namespace

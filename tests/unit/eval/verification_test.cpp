@@ -15,6 +15,7 @@
 #include "core/random.h"
 #include "core/torch.h"
 #include "eval/embeddings.h"
+#include "tests/support/error_of.h"
 
 namespace facetrain {
 namespace {
@@ -30,15 +31,6 @@ at::Tensor at_angles(const std::vector<double>& degrees) {
   return rows;
 }
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(Verification, ReproducesThePublishedReference) {
   const fs::path folder =
       fs::path(FACETRAIN_SOURCE_DIR) / "../shared/data/lfw-reference-embeddings";
@@ -48,8 +40,11 @@ TEST(Verification, ReproducesThePublishedReference) {
   const auto result =
       verify_pairs(embeddings.rows, read_csv_pairs(folder / "pairs.csv", embeddings.rows.size(0)));
   std::string text = to_text(result);
-  const auto eer = text.find("EER");  // the one line that expected.txt does not have
-  text.erase(eer, text.find('\n', eer) + 1 - eer);
+  for (const char* line : {"\nEER", "\nval", "\nnorm"}) {  // what expected.txt does not have
+    const auto begin = text.find(line) + 1;
+    ASSERT_NE(begin, 0u) << line;
+    text.erase(begin, text.find('\n', begin) + 1 - begin);
+  }
   std::stringstream expected;
   expected << std::ifstream(folder / "expected.txt").rdbuf();
   EXPECT_EQ(text, expected.str());
@@ -134,6 +129,73 @@ TEST(Verification, AgreesWithTheSlowWay) {
   for (int64_t k = 0; k < 200; ++k)
     pairs.push_back({3 * random.below(7), random.below(60), random.below(60), random.chance(0.4)});
   EXPECT_NEAR(verify_pairs(rows, pairs).accuracy, naive_accuracy(rows, pairs), 1e-12);
+}
+
+TEST(Verification, ValByHand) {
+  // Fold 1: same at 20 and 70 degrees, different at 50. Fold 2: same at 60, different at 90.
+  const at::Tensor rows = at_angles({0, 20, 70, 50, 60, 90});
+  const PairList pairs = {
+      {1, 0, 1, true}, {1, 0, 2, true}, {1, 0, 3, false}, {2, 0, 4, true}, {2, 0, 5, false}};
+  const auto result = verify_pairs(rows, pairs);
+  ASSERT_TRUE(result.val);
+  const auto& folds = result.val->folds;
+  ASSERT_EQ(folds.size(), 2u);
+  // The only impostor of fold 2 stands at 2: FAR is 0 up to t = 2 (or 1.999 by rounding) and 1 from
+  // the next t on, so it is 0.001 a thousandth of the way.
+  EXPECT_NEAR(folds[0].threshold, 2.000001, 1.1e-3);
+  EXPECT_NEAR(folds[1].threshold, 0.714001, 1e-9);  // 2 - 2 cos 50 degrees = 0.71442
+  EXPECT_DOUBLE_EQ(*folds[0].val, 1);
+  EXPECT_DOUBLE_EQ(*folds[0].far, 1);
+  EXPECT_DOUBLE_EQ(*folds[1].val, 0);  // 60 degrees: 1
+  EXPECT_DOUBLE_EQ(*folds[1].far, 0);
+  EXPECT_DOUBLE_EQ(result.val->val, 0.5);
+  EXPECT_DOUBLE_EQ(result.val->deviation, 0.5);
+  EXPECT_DOUBLE_EQ(result.val->far, 0.5);
+}
+
+TEST(Verification, ValOnAPlateauAndBeyondReach) {
+  // Fold 1: one of a thousand impostors at 40 degrees, the others at 80. FAR is exactly 0.001 from
+  // 0.468 on, and the last such threshold counts: 1.652, as 2 - 2 cos 80 degrees = 1.65270.
+  const at::Tensor rows = at_angles({0, 40, 80, 75, 180});
+  PairList pairs = {{1, 0, 1, false}, {2, 0, 3, true}, {2, 0, 4, false}};
+  for (int k = 0; k < 999; ++k) pairs.push_back({1, 0, 2, false});
+  const auto result = verify_pairs(rows, pairs);
+  ASSERT_EQ(result.val->folds.size(), 2u);
+  EXPECT_DOUBLE_EQ(result.val->folds[1].threshold, 1.652);
+  EXPECT_DOUBLE_EQ(*result.val->folds[1].val, 1);  // 75 degrees: 1.482
+  // Fold 2's impostor is as far away as can be: no threshold accepts it.
+  EXPECT_DOUBLE_EQ(result.val->folds[0].threshold, 0);
+  EXPECT_FALSE(result.val->folds[0].val);  // it has no same pair
+  EXPECT_DOUBLE_EQ(*result.val->folds[0].far, 0);
+  EXPECT_DOUBLE_EQ(result.val->val, 1);  // of the one fold that has it
+  EXPECT_TRUE(to_json(result)["val"]["folds"][0]["val"].is_null());
+}
+
+TEST(Verification, TheHardestPairsComeFirst) {
+  const at::Tensor rows = at_angles({0, 20, 80, 50, 85});
+  const PairList pairs = {{1, 0, 1, true}, {1, 0, 3, false}, {2, 0, 2, true}, {2, 4, 0, false}};
+  const auto result = verify_pairs(rows, pairs, {"a", "b", "c", "d", "e"});
+  ASSERT_EQ(result.hardest.size(), 4u);
+  EXPECT_TRUE(result.hardest[0].same);
+  EXPECT_EQ(result.hardest[0].second_name, "c");  // 80 degrees
+  EXPECT_FALSE(result.hardest[2].same);
+  EXPECT_EQ(result.hardest[2].second, 3);  // 50 degrees
+  EXPECT_NEAR(result.hardest[2].cosine, std::cos(50 * M_PI / 180), 1e-6);
+  const auto json = to_json(result);
+  EXPECT_EQ(json["hardest"]["different"][1]["rows"], (std::vector<int64_t>{4, 0}));
+  EXPECT_EQ(json["hardest"]["different"][1]["names"], (std::vector<std::string>{"e", "a"}));
+  EXPECT_EQ(json["roc"]["far"].size(), json["roc"]["tar"].size());
+  EXPECT_EQ(json["histogram"]["same"].size(), 100u);
+  PairList many;
+  for (int k = 0; k < 60; ++k) many.push_back({k % 3, 0, 1 + k % 4, k % 2 == 0});
+  EXPECT_EQ(verify_pairs(rows, many).hardest.size(), 2 * kHardPairs);
+  EXPECT_TRUE(to_json(verify_pairs(rows, many))["hardest"]["same"][0]["names"][0].is_null());
+}
+
+TEST(Verification, MeanNormIsOfTheRowsThatPairsUse) {
+  const at::Tensor rows = torch::tensor({{3.0f, 4.0f}, {0.0f, 7.0f}, {100.0f, 0.0f}});
+  const PairList pairs = {{1, 0, 1, true}, {2, 1, 0, false}};
+  EXPECT_DOUBLE_EQ(verify_pairs(rows, pairs).mean_norm, 6);
 }
 
 TEST(Verification, OneFoldIsCutIntoTen) {

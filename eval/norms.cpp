@@ -1,9 +1,10 @@
-#include "eval/unit_rows.h"
+#include "eval/norms.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "core/check.h"
 
@@ -17,26 +18,36 @@ at::Tensor plain_rows(const at::Tensor& embeddings) {
 }
 
 std::vector<double> norms_of(const at::Tensor& rows, std::span<const int64_t> used,
-                             const std::vector<std::string>& names) {
+                             const std::vector<std::string>& names,
+                             std::span<const int64_t> numbers) {
   std::vector<double> norms(static_cast<size_t>(rows.size(0)), 0.0);
   const float* data = rows.const_data_ptr<float>();
   const int64_t dim = rows.size(1);
-  for (const int64_t row : used) {
+  for (const int64_t row : used)
     FT_CHECK(row >= 0 && row < rows.size(0),
              "row {} is asked for; the embeddings have rows 0 to {}", row, rows.size(0) - 1);
+  for (const int64_t row : used) {
     double& norm = norms[static_cast<size_t>(row)];
     if (norm != 0) continue;
     double sum = 0;
     for (int64_t k = 0; k < dim; ++k)
       sum += static_cast<double>(data[row * dim + k]) * data[row * dim + k];
+    const int64_t number = numbers.empty() ? row : numbers[static_cast<size_t>(row)];
     const std::string name = names.empty() ? "" : fmt::format(" ({})", names.at(row));
     FT_CHECK(std::isfinite(sum),
              "the embedding of row {}{} holds NaN or infinity: the network or its input is broken",
-             row, name);
-    FT_CHECK(sum > 0, "the embedding of row {}{} is all zeros and has no direction", row, name);
+             number, name);
+    FT_CHECK(sum > 0, "the embedding of row {}{} is all zeros and has no direction", number, name);
     norm = std::sqrt(sum);
   }
   return norms;
+}
+
+void check_directions(const at::Tensor& rows, const std::vector<std::string>& names,
+                      std::span<const int64_t> numbers) {
+  std::vector<int64_t> all(static_cast<size_t>(rows.size(0)));
+  std::iota(all.begin(), all.end(), 0);
+  norms_of(plain_rows(rows), all, names, numbers);
 }
 
 }  // namespace facetrain

@@ -82,6 +82,22 @@ TEST(SphereFace, FallsMonotonically) {
   EXPECT_TRUE((all.slice(0, 1) < all.slice(0, 0, 200)).all().item<bool>());
 }
 
+// Cosines beyond ±(1 - 1e-3) and angles that the margin takes out of [1e-3, π - 1e-3] teach
+// nothing.
+TEST(AdaFace, LearnsNothingFromATargetThatIsCutOff) {
+  const MarginInput in = at_cosines({0.9995, 0.5, -0.9995, -0.5, std::cos(0.3), std::cos(0.5)});
+  const MarginOutput mild = make("{name: adaface}")->apply(in);
+  const torch::Tensor zero = mild.dphi_dcos == 0;
+  EXPECT_TRUE(torch::equal(zero, torch::tensor({true, false, true, false, false, false})));
+  // h = 100 and norms 50 and 60 above the mean of about 20 make g = 1: the margin takes the angle
+  // 0.3 below zero, and leaves 0.1 of 0.5.
+  const MarginOutput full = make("{name: adaface, h: 100}")->apply(in);
+  EXPECT_EQ(full.dphi_dcos[4].item<double>(), 0);
+  EXPECT_NEAR(full.phi[4].item<double>(), std::cos(1e-3) - 0.8, 1e-9);
+  EXPECT_NEAR(full.dphi_dcos[5].item<double>(), std::sin(0.1) / std::sin(0.5), 1e-9);
+  EXPECT_NEAR(full.phi[5].item<double>(), std::cos(0.1) - 0.8, 1e-9);
+}
+
 TEST(StraightThrough, TakesTheDerivativeAsOneInEveryMarginThatHasIt) {
   const MarginInput in = at_cosines({-0.95, -0.5, 0.05, 0.5, 0.9});
   std::set<std::string> seen;

@@ -3,6 +3,7 @@
 #include "data/sampler.h"
 #include "data/transform.h"
 #include "losses/margin.h"
+#include "losses/pair_loss.h"
 #include "losses/sharded_classifier.h"
 #include "trainer/optimizer.h"
 #include "trainer/run_options.h"
@@ -12,15 +13,19 @@
 namespace facetrain {
 namespace {
 
-// The sections that recipes may read beside `recipe:`, by what parses them.
+// The sections that recipes may read beside `recipe:`, by what parses them. `pair_loss` is the
+// section `loss` of recipes that compare pairs.
 void resolve_section(const Config& root, const std::string& name) {
-  Config section = root.section(name);
+  Config section = root.section(name == "pair_loss" ? "loss" : name);
   if (name == "model") {
     section.set_default_name("iresnet50");
     Backbones::get().resolve(section);
   } else if (name == "loss") {
     section.set_default_name("arcface");
     Margins::get().resolve(section);
+  } else if (name == "pair_loss") {
+    section.set_default_name("triplet");
+    PairLosses::get().resolve(section);
   } else if (name == "classifier") {
     section.as<ClassifierOptions>();
   } else {

@@ -2,11 +2,10 @@
 // al. 2022, arXiv:2203.15565.
 #include <ATen/autocast_mode.h>
 
-#include "eval/embedder.h"
-#include "eval/verification.h"
 #include "losses/sharded_classifier.h"
 #include "models/layers.h"
 #include "trainer/comm_statistics.h"
+#include "trainer/embedding_evaluation.h"
 #include "trainer/recipe.h"
 
 namespace facetrain {
@@ -50,7 +49,7 @@ class Recognition : public Recipe {
   }
 
   StepOutput step(const Batch& batch, const Progress&) override {
-    const auto embedding = for_classifier(embed(batch["image"]));
+    const auto embedding = for_classifier(embed(*backbone_, batch["image"], normalization_));
     const auto losses = classifier_->forward(embedding, batch["identity"], batch.position);
     StepOutput out;
     out.terms.push_back({"loss", losses.sum(), 1});
@@ -60,30 +59,12 @@ class Recognition : public Recipe {
   }
 
   std::map<std::string, double> evaluate(std::span<const EvaluationSet> sets) override {
-    std::map<std::string, double> figures;
-    const auto device = backbone_->parameters().front().device();
-    for (const auto& set : sets) {
-      const auto embeddings = embed_source(
-          *set.source, [&](const torch::Tensor& images) { return embed(images.to(device)); },
-          {64, set.flip}, comm_);
-      const Verification result = verify_pairs(embeddings, set.pairs);
-      figures[set.name + ".accuracy"] = result.accuracy;
-      if (result.auc) figures[set.name + ".auc"] = *result.auc;
-      for (const auto& point : result.tar_at_far)
-        figures[fmt::format("{}.tar@far={:g}", set.name, point.far)] = point.tar;
-    }
-    return figures;
+    return evaluate_network(sets, *backbone_, normalization_, comm_);
   }
 
   Backbone& exported() override { return *backbone_; }
 
  private:
-  // Images [B, H, W, 3] uint8 -> [B, D].
-  torch::Tensor embed(const torch::Tensor& images) {
-    const auto type = backbone_->parameters().front().scalar_type();
-    return backbone_->forward(normalise(images, normalization_, type)).embedding;
-  }
-
   // Networks end in fp32; under autocast the classifier multiplies in the narrow type and sums in
   // fp32.
   static torch::Tensor for_classifier(const torch::Tensor& embedding) {

@@ -22,6 +22,7 @@ import program
 
 EXPORT_TEST = pathlib.Path(program.PROGRAM).parent / "tests" / "export_test"
 TOLERANCE = 1e-5
+torch.set_num_threads(1)
 
 
 def run(*words, code=0, **options):
@@ -100,9 +101,10 @@ def test_torchscript_of_every_backbone(exchange, name):
     assert state.keys() == weights.keys()
     assert all(numpy.array_equal(state[key].numpy(), value) for key, value in weights.items())
     expected = load_file(exchange / f"{name}.expected")
-    for batch in (1, 3, 8, 3):
-        found = module(torch.from_numpy(expected[f"input_{batch}"])).detach().numpy()
-        assert close(found, expected[f"output_{batch}"]), batch
+    with torch.jit.optimized_execution(False):  # which would compile the deep ones anew for every batch size
+        for batch in (1, 3, 8):
+            found = module(torch.from_numpy(expected[f"input_{batch}"])).detach().numpy()
+            assert close(found, expected[f"output_{batch}"]), batch
 
 
 @pytest.fixture(scope="module")

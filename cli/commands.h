@@ -14,6 +14,7 @@ void add_shards_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_embed_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+void add_report_command(CLI::App& app);
 
 // Thrown by a subcommand that ends with a code of its own (85: checkpointed on a signal).
 struct ExitCode {

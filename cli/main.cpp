@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/version.h"
 #include "comm/world.h"
 #include "core/check.h"
 #include "core/log.h"
@@ -34,7 +35,7 @@ int main(int argc, char** argv) {
   const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
   if (rank != nullptr && size != nullptr) set_log_rank(std::atoi(rank), std::atoi(size));
   CLI::App app{"facetrain: distributed training of face models"};
-  app.set_version_flag("--version", FACETRAIN_VERSION);
+  app.set_version_flag("--version", program_version());
   app.require_subcommand(1);
   app.footer(
       "Example:\n  facetrain shards synth --out sets/synth --identities 500 --images 20\n"
@@ -45,6 +46,7 @@ int main(int argc, char** argv) {
   add_eval_command(app);
   add_embed_command(app);
   add_export_command(app);
+  add_report_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/version.h"
 #include "comm/world.h"
 #include "trainer/recipe.h"
 #include "trainer/run.h"
@@ -73,8 +74,9 @@ void train(const TrainArguments& arguments) {
   }
   const auto options = config.as<RunOptions>();
   const auto world = World::create({options.device, static_cast<int>(options.trainer.threads)});
-  const RunEnd end = run_training({config, !arguments.resume.empty(), arguments.verbose},
-                                  {world->comm(), world->device(), world->describe()});
+  const RunEnd end =
+      run_training({config, !arguments.resume.empty(), arguments.verbose},
+                   {world->comm(), world->device(), world->describe(), program_version()});
   if (end == RunEnd::kCheckpointedOnSignal) throw ExitCode{kCheckpointedOnSignal};
 }
 

@@ -5,7 +5,7 @@
 #   launch/demo.sh FOLDER     puts everything there (default: a new folder below runs/)
 #
 # What it shows: rendering, training on two ranks, stopping by a signal and resuming, accuracy on people that it has never
-# seen beside what raw pixels and a colour histogram reach, and the exported file.
+# seen beside what raw pixels and a colour histogram reach, the exported file, and a page that reports the run.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 [ "${1:-}" != --help ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0; }
@@ -51,11 +51,13 @@ pixels=$(accuracy baseline:pixels)
 histogram=$(accuracy baseline:histogram)
 trained=$(accuracy run)
 
-say demo "6/6 exporting"
+say demo "6/6 exporting, reporting"
 "$facetrain" export run --to safetensors -o model.safetensors
+"$facetrain" export run --to onnx -o model.onnx --card model.md
 exported=$(accuracy model.safetensors)
 [ "$exported" = "$trained" ] || die demo "the exported file reaches $exported, the run $trained: they must be equal"
 rm -f result.json
+"$facetrain" report run -o report.html
 
 seconds=$((SECONDS - started))
 cat <<END
@@ -67,7 +69,8 @@ cat <<END
 
   training faces                $folder/sets/synth         test faces and pairs  $folder/sets/synth-test
   run: log and checkpoints      $folder/run                metrics               $folder/run/metrics.jsonl
-  exported network              $folder/model.safetensors
+  exported network              $folder/model.safetensors, model.onnx     model card  $folder/model.md
+  report, for your browser      $folder/report.html
 
   Next: your own faces, one folder a person (README.md), or
     build/release/facetrain embed $folder/model.safetensors DIR -o embeddings.h5 data.fit=resize

@@ -44,6 +44,8 @@ void make_run_folder(const RunOptions& options, const std::string& config, Commu
   comm.barrier();  // rank 0 reports; this rank waits to be ended with the job
 }
 
+std::string words(const Duration& every) { return every.text() + (every.epochs ? "" : " steps"); }
+
 RunFacts gather_facts(const RunOptions& options, const Config& config, const Stream& stream,
                       Recipe& recipe, const ParameterList& parameters, const LoopOptions& loop,
                       const RunPlace& place) {
@@ -82,7 +84,7 @@ RunFacts gather_facts(const RunOptions& options, const Config& config, const Str
   facts.accumulate = options.trainer.accumulate;
   facts.steps = loop.total_steps;
   facts.steps_per_epoch = loop.steps_per_epoch;
-  if (options.checkpoint.every.value > 0) facts.checkpoint_every = options.checkpoint.every.text();
+  if (options.checkpoint.every.value > 0) facts.checkpoint_every = words(options.checkpoint.every);
   return facts;
 }
 
@@ -276,7 +278,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   RunFacts facts = gather_facts(options, config, stream, *recipe, parameters, loop, place);
   facts.lr = optimizer->options().lr;
   for (const auto& set : sets) facts.evaluation_sets.push_back(set.name);
-  facts.evaluate_every = options.eval.every.text();
+  facts.evaluate_every = words(options.eval.every);
   print_banner(facts);
   if (request.verbose) print_groups(*optimizer, parameters);
   GradReducer reducer(

@@ -77,7 +77,9 @@ void print_banner(const RunFacts& facts) {
              facts.ranks == 1 ? "" : "s");
   log_info("network   {}: {} parameters and {} in sharded rows{}; {}", facts.network,
            millions(facts.parameters), millions(facts.sharded),
-           facts.frozen > 0 ? fmt::format(", {} tensors frozen", facts.frozen) : "",
+           facts.frozen > 0
+               ? fmt::format(", {} tensor{} frozen", facts.frozen, facts.frozen == 1 ? "" : "s")
+               : "",
            facts.precision);
   log_info("batch     {} images over all ranks{}", facts.batch_size,
            facts.accumulate > 1 ? fmt::format(", in {} micro-batches", facts.accumulate) : "");

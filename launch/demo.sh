@@ -54,7 +54,6 @@ trained=$(accuracy run)
 say demo "6/6 exporting, reporting"
 "$facetrain" export run --to safetensors -o model.safetensors
 "$facetrain" export run --to onnx -o model.onnx --card model.md
-"$facetrain" export run --to onnx -o model.onnx --card model.md
 exported=$(accuracy model.safetensors)
 [ "$exported" = "$trained" ] || die demo "the exported file reaches $exported, the run $trained: they must be equal"
 rm -f result.json

@@ -17,5 +17,5 @@ def test_the_demo_trains_stops_resumes_and_beats_its_baselines(tmp_path):
     assert accuracy["trained network"] >= 0.88, accuracy
     said = done.stdout + done.stderr
     assert "checkpointed (exit code 85)" in said and "resumed from" in said
-    for name in ("model.safetensors", "run/metrics.jsonl", "sets/synth-test/pairs.csv", "report.html"):
+    for name in ("model.safetensors", "model.onnx", "model.md", "run/metrics.jsonl", "sets/synth-test/pairs.csv", "report.html"):
         assert (tmp_path / "demo" / name).exists(), name

@@ -1,10 +1,12 @@
 #include "trainer/model_loader.h"
 
+#include <array>
 #include <filesystem>
 
 #include "core/check.h"
 #include "core/safetensors.h"
 #include "core/torch.h"
+#include "core/weights_file.h"
 #include "export/torchscript.h"
 #include "models/init_weights.h"
 #include "trainer/checkpoint.h"
@@ -15,12 +17,16 @@ namespace {
 
 constexpr const char* kExportedConfig = "facetrain.config";
 constexpr const char* kAverage = "ema.backbone.";
+// Sets the keys that speak of model.init back to what they are without one.
+const std::array<std::string, 3> kOfInit{"model.init=", "model.color_order=rgb",
+                                         "model.strict=true"};
 
 // Where the weights lie and what they belong to.
 struct Origin {
   fs::path weights;
   Config config;
   std::string describe;
+  bool foreign = false;  // bare weights, which may be anybody's
 };
 
 // The keys that say how to build the network and its input; everything else of a training
@@ -91,27 +97,29 @@ Origin open_file(const fs::path& file) {
            "checkpoint that it came from (its metadata names it: facetrain.origin), or a "
            ".safetensors or TorchScript export of it",
            file.string());
-  FT_CHECK(file.extension() != ".pth" && file.extension() != ".pt",
-           "{0}: wanted .safetensors, found PyTorch's pickle; convert it once: python3 -c \"import "
-           "torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
-           "torch.load('{0}', map_location='cpu', weights_only=True).items()}}, '{1}')\"",
-           file.string(), fs::path(file).replace_extension(".safetensors").string());
-  FT_CHECK(
-      file.extension() == ".safetensors",
-      "{}: wanted a run folder, a checkpoint folder, a .safetensors file or a TorchScript file",
-      file.string());
+  const Origin bare{file, Config::parse("{model: {}, data: {}}", file.string()),
+                    fmt::format("weights {}", file.string()), true};
+  const auto format = weights_format(file);
+  FT_CHECK(format != WeightsFormat::kUnknown,
+           "{}: wanted a run folder, a checkpoint folder, or a .safetensors, .pth or TorchScript "
+           "file, found none of them",
+           file.string());
+  if (format != WeightsFormat::kSafetensors) {
+    open_weights_file(file);  // refuses, before it is asked which network they are of
+    return bare;
+  }
   const SafetensorsFile tensors(file);
   const auto config = tensors.metadata().find(kExportedConfig);
   if (config != tensors.metadata().end())
     return {file, model_part(Config::parse(config->second, file.string())),
             fmt::format("exported file {}", file.string())};
-  return {file, Config::parse("{model: {}, data: {}}", file.string()),
-          fmt::format("weights {}", file.string())};
+  return bare;
 }
 
 // Replaces weights by their averages; the network's own buffers stay. Returns whether there are
 // any.
 bool take_averages(Backbone& network, const fs::path& weights) {
+  if (weights_format(weights) != WeightsFormat::kSafetensors) return false;
   const SafetensorsFile file(weights);
   bool found = false;
   const torch::NoGradGuard no_grad;
@@ -162,13 +170,15 @@ LoadedModel load_script_model(const std::string& file, std::span<const std::stri
 LoadedModel load_model(const std::string& what, std::span<const std::string> overrides,
                        c10::Device device) {
   FT_CHECK(fs::exists(what),
-           "there is no '{}': wanted a run folder, a checkpoint folder, a .safetensors file or a "
+           "there is no '{}': wanted a run folder, a checkpoint folder, a .safetensors, .pth or "
            "TorchScript file",
            what);
   if (is_torchscript(what)) return load_script_model(what, overrides, device);
   Origin origin = fs::is_directory(what) ? open_folder(what) : open_file(what);
+  // Its weights are being loaded, not those that it started from: what was said of those is over.
+  if (!origin.foreign) origin.config.override_with(kOfInit);
   std::vector<std::string> words(overrides.begin(), overrides.end());
-  words.push_back("model.init=");  // its weights are being loaded, not those that it started from
+  words.push_back(kOfInit[0]);
   origin.config.override_with(words);
   const auto options = origin.config.as<ModelConfig>();
   FT_CHECK(!options.model.name().empty(),
@@ -178,7 +188,9 @@ LoadedModel load_model(const std::string& what, std::span<const std::string> ove
   LoadedModel model;
   model.describe = origin.describe;
   model.backbone = create_backbone(options.model, {0, options.data.size});
-  load_weights(*model.backbone, origin.weights, true);
+  const auto& common = model.backbone->common();
+  const auto found = load_weights(*model.backbone, origin.weights, common.strict, common.colors());
+  if (origin.foreign) report(found);
   if (take_averages(*model.backbone, origin.weights)) model.describe += ", averaged weights";
   for (auto& parameter : model.backbone->parameters()) parameter.requires_grad_(false);
   model.backbone->to(device);
@@ -186,6 +198,7 @@ LoadedModel load_model(const std::string& what, std::span<const std::string> ove
   model.normalization = Normalization::parse(options.data.normalize);
   model.images.size = model.backbone->image_size();
   model.images.fit = options.data.fit;
+  origin.config.override_with(kOfInit);
   model.config = origin.config.dump();
   return model;
 }

@@ -2,7 +2,6 @@
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 from program import PROGRAM, environment, metrics, newest_checkpoint, run, tiny_faces, write_config
@@ -249,17 +248,6 @@ def test_options_that_would_do_nothing(base, tmp_path):
     run([*baseline, "--batch", 3])
     fails([*baseline, "--no-flip"], "would do nothing", code=2)
     fails(["export", base / "run", "--to", "safetensors", "-o", tmp_path / "x", "--device", "cpu"], "--device", code=2)
-
-
-def test_pickles_are_refused_with_the_way_to_convert_them(base, tmp_path):
-    import torch
-    from safetensors import safe_open
-    torch.save({"conv1.weight": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "face.pth")
-    said = fails(["embed", tmp_path / "face.pth", base / "faces", "-o", tmp_path / "e.npy"], "face.pth", "convert it once", "python3 -c")
-    code = said.split('python3 -c "', 1)[1].rsplit('"', 1)[0]
-    subprocess.run([sys.executable, "-c", code], check=True)
-    with safe_open(tmp_path / "face.safetensors", "numpy") as file:
-        assert file.get_tensor("conv1.weight").tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_eval_embed_export_refuse_a_run_without_checkpoint(base, tmp_path):

@@ -30,7 +30,8 @@ TEST(ModelCard, IntervalsOfAreas) {
   // At an area of 1/2 the variance is that of Mann and Whitney's U: (m + n + 1) / (12 m n).
   const auto [bottom, top] = auc_interval(0.5, 40, 60);
   EXPECT_NEAR((top - bottom) / 2 / 1.959964, std::sqrt(101.0 / (12 * 40 * 60)), 1e-6);
-  // Hanley and McNeil (1982): area 0.893 over 51 abnormal and 58 normal cases, standard error 0.032.
+  // Hanley and McNeil (1982): area 0.893 over 51 abnormal and 58 normal cases, standard error
+  // 0.032.
   const auto [low, high] = auc_interval(0.893, 51, 58);
   EXPECT_NEAR((high - low) / 2 / 1.959964, 0.032, 1e-3);
   EXPECT_NEAR((high + low) / 2, 0.893, 1e-12);

@@ -258,7 +258,7 @@ def test_degenerate_sets(base, tmp_path):
     for same, kind in ((1, "2 of 2"), (0, "0 of 2")):
         one_kind.write_text(f"fold,i,j,same\n0,0,1,{same}\n1,2,3,{same}\n")
         said = printed(["eval", base / "e.h5", "--pairs", one_kind, "--json", tmp_path / "r.json"])
-        assert f"AUC, EER, TAR@FAR, val undefined: {kind} pairs are 'same'" in said and "kfold accuracy 1.000000" in said
+        assert f"AUC, EER, TAR@FAR, val undefined: {kind} pairs are 'same'" in said and "kfold accuracy" in said
         result = json.loads((tmp_path / "r.json").read_text())
         assert result["auc"] is None and result["roc"] is None and result["val"] is None and result["tar_at_far"] == []
     numpy.save(tmp_path / "ties.npy", numpy.ones((8, 4), numpy.float32))

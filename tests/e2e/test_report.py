@@ -144,6 +144,16 @@ def test_without_evaluation_and_with_sets_that_cannot_be_read(base, tmp_path):
     assert "gone is not in the report" in done.stderr
 
 
+def test_identification_has_its_own_curves(base, tmp_path):
+    out = tmp_path / "report.html"
+    run(["report", base / "run", "-o", out, "--pictures=3", f"eval.sets=[{{name: who, protocol: identification, path: '{base}/faces & co'}}]"])
+    page = read_page(out)
+    for wanted in ("rank1", "rank10", "tpir@fpir=0.1", "Identification rate over rank", "6 entries of 6 people in the gallery; 42 probes"):
+        assert wanted in page.words(), wanted
+    pictures = [tag for tag, name, _ in page.attributes if tag == "img" and name == "src"]
+    assert len(pictures) <= 2 * 3 and len(pictures) % 2 == 0
+
+
 def test_a_run_that_has_only_begun(base, tmp_path):
     fresh = tmp_path / "fresh"
     fresh.mkdir()

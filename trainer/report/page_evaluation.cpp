@@ -49,6 +49,7 @@ std::string figures_table(const Sets& sets) {
   for (const auto* set : sets)
     for (const auto& [name, value] : set->figures)
       if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  std::ranges::stable_sort(names, {}, &std::string::size);  // rank1, rank5, rank10
   for (const auto& name : names) head.push_back(escape_html(name));
   std::vector<std::vector<std::string>> rows;
   for (const auto* set : sets) {

@@ -119,7 +119,7 @@ class Pickle::Machine {
   std::string line() {
     const size_t end = bytes_.find('\n', at_);
     if (end == std::string_view::npos) fail("a name has no end");
-    const std::string text(view(end - at_));
+    std::string text(view(end - at_));
     ++at_;
     return text;
   }

@@ -46,7 +46,7 @@ def close(found, expected):
 def exchange(tmp_path_factory):
     """Every registered backbone after 20 training-mode batches, in every format, with inputs and our outputs."""
     folder = tmp_path_factory.mktemp("exchange")
-    subprocess.run([EXPORT_TEST, "--gtest_filter=*EveryBackbone*:*EveryRule*"], check=True, stdout=subprocess.DEVNULL, timeout=300,
+    subprocess.run([EXPORT_TEST, "--gtest_filter=*EveryBackbone*:*EveryRule*"], check=True, stdout=subprocess.DEVNULL, timeout=700,
                    env=program.environment({"FACETRAIN_EXCHANGE": str(folder)}))
     return folder
 

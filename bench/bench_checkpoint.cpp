@@ -140,8 +140,7 @@ int main(int argc, char** argv) {
   try {
     facetrain::bench(megabytes, ranks, folder);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s
-", error.what());
+    std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
   return 0;

@@ -167,8 +167,7 @@ int main(int argc, char** argv) {
   try {
     return facetrain::bench(images, pairs);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s
-", error.what());
+    std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
 }

@@ -33,9 +33,7 @@ at::Tensor padded(const at::Tensor& part, int64_t rows) {
   return whole;
 }
 
-// The gradient of rank r's rows is the sum of all ranks' gradients of them; times size(), because
-// what is computed from gathered rows is the same value on every rank and the reducer will average
-// it.
+// The gradient of rank r's rows is the sum of all ranks' gradients of them.
 class GatherRows : public torch::autograd::Function<GatherRows> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& local,
@@ -48,7 +46,7 @@ class GatherRows : public torch::autograd::Function<GatherRows> {
                                                  const torch::autograd::variable_list& gradients) {
     auto& comm = *reinterpret_cast<Communicator*>(context->saved_data["comm"].toInt());
     const std::vector<int64_t> counts = context->saved_data["counts"].toIntVector();
-    return {scatter_rows_sum(gradients[0], counts, comm).mul_(comm.size()), {}, {}};
+    return {scatter_rows_sum(gradients[0], counts, comm), {}, {}};
   }
 };
 

@@ -3,9 +3,10 @@
 //
 // **Gradient convention.** A loss term is (sum, count) over its units. Its value is Σ sum / Σ count
 // over all ranks and micro-batches, and a rank back-propagates size() * sum / Σ count, because the
-// GradReducer *averages* over ranks. Local batches may therefore differ. `gather_rows` multiplies
-// by size() in its backward, so that what is computed from gathered rows obeys the same convention.
-// The class-sharded weight gradient is exact and is neither scaled nor averaged.
+// GradReducer *averages* over ranks. Local batches may therefore differ. What is computed from
+// gathered rows obeys it too: the sum over ranks of their gradients of a row, which the backward of
+// `gather_rows` makes, holds the factor size() already. The class-sharded weight gradient is exact
+// and is neither scaled nor averaged.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,8 +31,7 @@ constexpr Slice slice_of(int64_t total, int rank, int size) {
 std::vector<int64_t> gather_counts(int64_t local, Communicator& comm);
 
 // **Collective.** Rows of all ranks in rank order, [Σ rows, ...]; ranks may hold different numbers
-// of rows (`counts`, as gather_counts gives). Differentiable: backward is one reduce-scatter, times
-// size().
+// of rows (`counts`, as gather_counts gives). Differentiable: backward is one reduce-scatter.
 at::Tensor gather_rows(const at::Tensor& local, const std::vector<int64_t>& counts,
                        Communicator& comm);
 

@@ -60,6 +60,7 @@ struct MarginOutput {
   at::Tensor dscale_dnorm;  // [B] or undefined: a scale that depends on the feature norm
   at::Tensor penalty;       // [B] or undefined: added to the row's loss
   at::Tensor dpenalty_dnorm;
+  at::Tensor weight;  // [B] or undefined: multiplies the row's loss, without the penalty
   at::Tensor p0, p1;  // [B] of the negative rule, or undefined
 };
 
@@ -86,6 +87,9 @@ struct MarginRule {
 class Margin : public torch::nn::Module, public Deferred {
  public:
   static constexpr const char* kKind = "margin";
+  // Called once by the classifier, before rule(): what the start of a bias depends on. ρ as at the
+  // first step.
+  virtual void set_problem(int64_t /*classes*/, double /*sample_rate*/) {}
   virtual MarginRule rule() const { return {}; }
   virtual MarginOutput apply(const MarginInput& input) = 0;
   // [B]; called only when rule().prepass asks for it, before apply().

@@ -16,17 +16,12 @@ at::Tensor own_rows(const at::Tensor& all, const PairLabels& labels, int rank) {
   return all.narrow(0, begin, labels.rows[static_cast<size_t>(rank)]);
 }
 
-// Unit rows of all ranks [B, D]. A rank back-propagates size() times its own share of the loss, so
-// the sum of the ranks' gradients of a row is already what the convention asks for; the factor
-// size() that gather_rows multiplies by is taken out again.
+// Unit rows of all ranks [B, D].
 at::Tensor gather_unit_rows(const at::Tensor& embeddings, const PairLabels& labels,
                             Communicator& comm) {
   const at::Tensor wide = embeddings.to(at::promote_types(embeddings.scalar_type(), at::kFloat));
   const at::Tensor norm = at::linalg_vector_norm(wide, 2, at::IntArrayRef{1}, /*keepdim=*/true);
-  const at::Tensor all = gather_rows(wide / norm.clamp_min(kSmallestNorm), labels.rows, comm);
-  if (all.requires_grad())
-    all.register_hook([size = comm.size()](const at::Tensor& gradient) { return gradient / size; });
-  return all;
+  return gather_rows(wide / norm.clamp_min(kSmallestNorm), labels.rows, comm);
 }
 
 PairInput make_input(const at::Tensor& all, const PairLabels& labels, int rank) {

@@ -78,6 +78,19 @@ RowLoss gated_loss(const MarginOutput& margin, const RowSums& sums) {
   return row;
 }
 
+RowLoss unweighted_loss(const MarginRule& rule, const MarginOutput& margin, const RowSums& sums,
+                        const at::Tensor& shift, const CrossEntropy& options) {
+  switch (rule.reduction) {
+    case RowReduction::kSoftmax:
+      return softmax_loss(margin, sums, options);
+    case RowReduction::kSoftplusSum:
+      return softplus_loss(rule, margin, sums, shift);
+    case RowReduction::kGatedSum:
+      return gated_loss(margin, sums);
+  }
+  FT_FAIL("unknown row reduction");
+}
+
 }  // namespace
 
 RowSums join_row_sums(const RowSums& of_parts, RowReduction reduction) {
@@ -104,15 +117,12 @@ at::Tensor negative_log_sum(const RowSums& sums) { return sums.maximum + at::log
 
 RowLoss row_loss(const MarginRule& rule, const MarginOutput& margin, const RowSums& sums,
                  const at::Tensor& shift, const CrossEntropy& options) {
-  switch (rule.reduction) {
-    case RowReduction::kSoftmax:
-      return softmax_loss(margin, sums, options);
-    case RowReduction::kSoftplusSum:
-      return softplus_loss(rule, margin, sums, shift);
-    case RowReduction::kGatedSum:
-      return gated_loss(margin, sums);
-  }
-  FT_FAIL("unknown row reduction");
+  RowLoss row = unweighted_loss(rule, margin, sums, shift, options);
+  if (margin.weight.defined())
+    for (at::Tensor* part :
+         {&row.loss, &row.coefficient, &row.constant, &row.dphi, &row.dscale, &row.dshift})
+      if (part->defined()) *part = *part * margin.weight;
+  return row;
 }
 
 }  // namespace facetrain

@@ -74,6 +74,7 @@ ShardedClassifier::ShardedClassifier(const ClassifierOptions& options, int64_t d
            "the classifier wants at least one class and one dimension, found {} and {}; "
            "set classifier.classes",
            options_.classes, dim);
+  margin_->set_problem(options_.classes, options_.sample_rate(0, 1));
   const MarginRule rule = margin_->rule();
   check_options(options_, rule);
   rows_per_class_ = rule.rows_per_class;

@@ -3,10 +3,10 @@
 //
 // `shape`: v0 target ψ(m θ) (see sphereface); v1 target cos(min(m θ, π)); v2 target cos θ and
 // negatives cos(θ / m). `norm`: hard, a fixed scale; none, the feature's norm is the scale; soft,
-// the same plus soft_weight |norm - scale|. The authors detach the margins (their characteristic
-// gradient detachment), so straight_through is the default; the negatives' correction of v2 is
-// always detached. The authors' growing margin of none and soft is a schedule:
-// {at: [0, ...], value: [1, ...]}.
+// the same plus soft_weight |norm - scale|; hard and soft multiply the soft-max's loss by
+// loss_weight / scale. The authors detach the margins (their characteristic gradient detachment),
+// so straight_through is the default; the negatives' correction of v2 is always detached. The
+// authors' growing margin of none and soft is a schedule: {at: [0, ...], value: [1, ...]}.
 #include <cmath>
 
 #include "losses/angular_margin.h"
@@ -17,7 +17,7 @@ namespace {
 struct SphereFaceROptions {
   std::string shape = "v1", norm = "hard", gradient = "straight_through";
   Scheduled margin = 1.5, scale = 30;
-  double soft_weight = 0.01;
+  double soft_weight = 0.01, loss_weight = 50;
   void fields(auto& f) {
     f("shape", shape, one_of("v0", "v1", "v2"),
       "v0: the margin continues beyond pi; v1: it stops there; v2: it divides the negatives");
@@ -28,6 +28,8 @@ struct SphereFaceROptions {
     f("scale", scale, range(1, 1024),
       "of norm: hard, and the norm that soft aims at; a number or a schedule");
     f("soft_weight", soft_weight, at_least(0), "of norm: soft, weight of |norm - scale|");
+    f("loss_weight", loss_weight, range(0, 1e6),
+      "of norm: hard and soft, the soft-max's loss is multiplied by this / scale");
     gradient_field(f, gradient);
   }
 };
@@ -54,6 +56,8 @@ class SphereFaceR : public Margin {
   MarginOutput apply(const MarginInput& input) override {
     const double scale = input.now(options_.scale);
     MarginOutput out = angular_output(target_of(input), options_.gradient, scale);
+    if (options_.norm != "none")
+      out.weight = at::full_like(input.target, options_.loss_weight / scale);
     if (options_.norm == "hard") return out;
     out.scale = input.norm;
     out.dscale_dnorm = at::ones_like(input.norm);

@@ -8,6 +8,8 @@ add_test(NAME style.format COMMAND ${PROJECT_SOURCE_DIR}/launch/format.sh --chec
 set_tests_properties(style.format PROPERTIES LABELS style TIMEOUT 120)
 add_test(NAME style.layering COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/layering.sh)
 set_tests_properties(style.layering PROPERTIES LABELS style TIMEOUT 60)
+add_test(NAME style.examples COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/examples.sh)
+set_tests_properties(style.examples PROPERTIES LABELS style TIMEOUT 60)
 find_program(SHELLCHECK shellcheck)
 if(SHELLCHECK)
   file(GLOB _scripts ${PROJECT_SOURCE_DIR}/launch/*.sh ${PROJECT_SOURCE_DIR}/tests/*/*.sh)

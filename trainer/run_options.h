@@ -120,7 +120,7 @@ struct RunOptions {
     f("data", data, "training data");
     f("model", model, "network: {name: .., ...}");
     f("recipe", recipe, "task: {name: recognition, ...}");
-    f("loss", loss, "margin: {name: arcface, ...}");
+    f("loss", loss, "margin or pair loss of the recipe: {name: arcface, ...}");
     f("classifier", classifier, "class-sharded softmax");
     f("optimizer", optimizer, "{name: sgd, lr: .., ...}");
     f("schedule", schedule, "learning rate: {name: poly, warmup: .., ...}");

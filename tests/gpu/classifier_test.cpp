@@ -38,7 +38,7 @@ Solution solve_on(c10::Device device, const Problem& problem, const MarginCase& 
   ShardedClassifier classifier(options_of(problem), problem.dim, margin.make(), *comm,
                                problem.seed);
   classifier.to(device, rows);
-  const Parameters start = make_parameters(problem, margin.make()->rule());
+  const Parameters start = make_parameters(problem, rule_of(problem, margin));
   if (start.bias.defined()) {
     const torch::NoGradGuard none;
     classifier.bias.copy_(start.bias);
@@ -147,7 +147,7 @@ TEST_F(ClassifierOnce, InBf16AndFp16IsNearTheCpusBf16) {
 // On thread ranks one rank's backward would block the device's one autograd thread, so forward and
 // backward of the pass are called by the ranks themselves; tests/gpu/ranks_test.cpp has processes.
 Solution solve_on_ranks(const Problem& problem, const MarginCase& margin, int size) {
-  const MarginRule rule = margin.make()->rule();
+  const MarginRule rule = rule_of(problem, margin);
   const Parameters start = make_parameters(problem, rule);
   const auto double_on_gpu = torch::TensorOptions(torch::kDouble).device(gpu::kDevice);
   Solution all{torch::zeros_like(problem.row_weight),

@@ -56,7 +56,7 @@ TEST_F(Ranks, TheClassifierGivesTheCpusResult) {
     const auto here = [&](const Tensor& all) {
       return all.slice(0, mine.begin, mine.end).to(device);
     };
-    const auto parameters = testing::make_parameters(problem, margin.make()->rule());
+    const auto parameters = testing::make_parameters(problem, testing::rule_of(problem, margin));
     {
       const torch::NoGradGuard none;
       if (parameters.bias.defined())

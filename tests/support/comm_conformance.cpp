@@ -219,9 +219,8 @@ void gather_rows_takes_unequal_rows(Communicator& comm) {
   EXPECT_THROW(gather_rows_detached(zeros(counts[comm.rank()] + 1), counts, comm), Error);
 }
 
-// Each rank's loss is Σ weight_r · rows²; the gradient of the average over ranks, times size(), is
-// that of their sum.
-void gather_rows_multiplies_its_gradient_by_size(Communicator& comm) {
+// Each rank's loss is Σ weight_r · rows²: a row's gradient is that of the ranks' sum.
+void gather_rows_sums_the_gradients_of_ranks(Communicator& comm) {
   const int size = comm.size();
   const auto counts = gather_counts(rows_of(comm.rank(), size), comm);
   const at::Tensor mine = rows_value(comm.rank(), size).requires_grad_();
@@ -229,7 +228,7 @@ void gather_rows_multiplies_its_gradient_by_size(Communicator& comm) {
   expect_equal(all.detach(), all_rows(size), "value");
   (all.square() * (comm.rank() + 1)).sum().backward();
   const double weights = size * (size + 1) / 2.;
-  EXPECT_TRUE(at::allclose(mine.grad(), mine.detach() * (2 * weights * size), 1e-13, 1e-13));
+  EXPECT_TRUE(at::allclose(mine.grad(), mine.detach() * (2 * weights), 1e-13, 1e-13));
 }
 
 void scatter_rows_sum_is_the_inverse(Communicator& comm) {
@@ -331,7 +330,7 @@ const std::vector<Case>& cases() {
       FT_CASE(a_barrier_waits_for_the_slowest),
       FT_CASE(wrong_arguments_are_refused_before_anything_is_sent),
       FT_CASE(gather_rows_takes_unequal_rows),
-      FT_CASE(gather_rows_multiplies_its_gradient_by_size),
+      FT_CASE(gather_rows_sums_the_gradients_of_ranks),
       FT_CASE(scatter_rows_sum_is_the_inverse),
       FT_CASE(grad_reducer_gives_the_gradient_of_the_whole_batch)};
   return all;

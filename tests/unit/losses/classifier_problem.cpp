@@ -61,9 +61,15 @@ Parameters make_parameters(const Problem& problem, const MarginRule& rule) {
   return all;
 }
 
+MarginRule rule_of(const Problem& problem, const MarginCase& margin) {
+  const auto made = margin.make();
+  made->set_problem(problem.classes, problem.sample_rate);
+  return made->rule();
+}
+
 Solution solve_sharded(const Problem& problem, const MarginCase& margin, int size,
                        torch::ScalarType embeddings, torch::ScalarType rows) {
-  const MarginRule rule = margin.make()->rule();
+  const MarginRule rule = rule_of(problem, margin);
   const Parameters start = make_parameters(problem, rule);
   Solution all;
   all.loss = torch::zeros({problem.rows()}, torch::kDouble);
@@ -137,7 +143,7 @@ Solution solve_sharded(const Problem& problem, const MarginCase& margin, int siz
 torch::Tensor reference_losses(const Problem& problem, const MarginCase& margin,
                                const Parameters& parameters, const torch::Tensor& x,
                                const torch::Tensor& subset, Held& held) {
-  const MarginRule rule = margin.make()->rule();
+  const MarginRule rule = rule_of(problem, margin);
   ReferenceInput in;
   in.classes = problem.classes;
   in.step = problem.step;
@@ -160,7 +166,7 @@ torch::Tensor reference_losses(const Problem& problem, const MarginCase& margin,
 
 Solution solve_reference(const Problem& problem, const MarginCase& margin,
                          const torch::Tensor& subset, Held& held) {
-  Parameters parameters = make_parameters(problem, margin.make()->rule());
+  Parameters parameters = make_parameters(problem, rule_of(problem, margin));
   const torch::Tensor x = problem.x.clone().set_requires_grad(true);
   parameters.weight.set_requires_grad(true);
   if (parameters.bias.defined()) parameters.bias.set_requires_grad(true);

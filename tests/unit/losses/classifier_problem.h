@@ -84,6 +84,8 @@ struct Parameters {
   torch::Tensor weight, bias, shared_bias;
 };
 Parameters make_parameters(const Problem& problem, const MarginRule& rule);
+// The rule of a margin that knows the problem, as the classifier asks for it.
+MarginRule rule_of(const Problem& problem, const MarginCase& margin);
 
 // Rows go to ranks by slice_of, and to micro-batches alike; asserts the world size.
 Solution solve_sharded(const Problem& problem, const MarginCase& margin, int size,

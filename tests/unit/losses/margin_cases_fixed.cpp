@@ -51,7 +51,7 @@ Reference sphereface(double m, double s, double start, double end, bool exact) {
 struct Revived {
   std::string shape, norm;
   bool exact = false;
-  double m = 1.5, s = 30, soft = 0.01;
+  double m = 1.5, s = 30, soft = 0.01, weight = 50;
 };
 Reference sphereface_r(Revived r) {
   return [=](const ReferenceInput& in, Held& held) {
@@ -63,6 +63,7 @@ Reference sphereface_r(Revived r) {
       negatives = in.cosine + held("negatives", (in.cosine.acos() / r.m).cos() - in.cosine);
     const Tensor scale = r.norm == "hard" ? torch::full_like(in.norm, r.s) : in.norm;
     Tensor loss = cross_entropy(scale.unsqueeze(1) * with_target(in, negatives, phi), in.label);
+    if (r.norm != "none") loss = r.weight / r.s * loss;
     if (r.norm == "soft") loss = loss + r.soft * (in.norm - r.s).abs();
     return loss;
   };
@@ -110,8 +111,9 @@ std::vector<MarginCase> fixed_margin_cases() {
                  sphereface_r({"v0", "hard", true, 3})),
       registered("sphereface_r_v2", "sphereface_r", "shape: v2, norm: soft, soft_weight: 0.05",
                  sphereface_r({"v2", "soft", false, 1.5, 30, 0.05})),
-      registered("sphereface_r_v2_hard", "sphereface_r", "shape: v2, margin: 2, scale: 20",
-                 sphereface_r({"v2", "hard", false, 2, 20})),
+      registered("sphereface_r_v2_hard", "sphereface_r",
+                 "shape: v2, margin: 2, scale: 20, loss_weight: 7",
+                 sphereface_r({"v2", "hard", false, 2, 20, 0.01, 7})),
   };
 }
 

@@ -132,11 +132,11 @@ std::vector<MarginCase> sum_of_terms_cases() {
       registered("sface_soft", "sface", "slope: 8, a: 0.87, b: 1.2, scale: 30",
                  sface(8, 0.87, 1.2, 30)),
       registered("uniface", "uniface", "", uniface(0.4, 64, 1)),
-      registered("uniface_weighted", "uniface", "margin: 0.1, scale: 16, weight: 0.9, bias: 3",
+      registered("uniface_weighted", "uniface", "margin: 0.1, scale: 16, weight: 0.9",
                  uniface(0.1, 16, 0.9)),
       registered("sphereface2", "sphereface2", "", sphereface2(0.7, 40, 0.4, 3, 50)),
       registered("sphereface2_ms1m", "sphereface2",
-                 "alpha: 0.8, scale: 64, margin: 0.5, power: 2, loss_weight: 10, bias: 1",
+                 "alpha: 0.8, scale: 64, margin: 0.5, power: 2, loss_weight: 10",
                  sphereface2(0.8, 64, 0.5, 2, 10)),
   };
 }

@@ -42,7 +42,7 @@ TEST_P(MarginConformance, GradientsAreCentralDifferences) {
   Held held;
   solve_reference(problem, margin, {}, held);
   const Solution found = solve_sharded(problem, margin, 2);
-  const Parameters at = make_parameters(problem, margin.make()->rule());
+  const Parameters at = make_parameters(problem, rule_of(problem, margin));
   const auto objective = [&](const torch::Tensor& x, const torch::Tensor& weight) {
     const Parameters moved{weight, at.bias, at.shared_bias};
     return (reference_losses(problem, margin, moved, x, {}, held) * problem.row_weight)

@@ -124,6 +124,25 @@ TEST(StraightThrough, TakesTheDerivativeAsOneInEveryMarginThatHasIt) {
               std::sin(M_PI / 3 + 0.5) / std::sin(M_PI / 3), 1e-12);
 }
 
+// UniFace: ln(10 C ρ), at least one class. SphereFace2: with all cosines zero the bias is at rest.
+TEST(SharedBias, StartsWhereTheAuthorsStartIt) {
+  const auto start = [](const std::string& yaml, int64_t classes, double rate) {
+    const auto margin = make(yaml);
+    margin->set_problem(classes, rate);
+    return margin->rule().shared_bias;
+  };
+  EXPECT_NEAR(start("{name: uniface}", 10000, 1), -11.512925464970229, 1e-12);
+  EXPECT_NEAR(start("{name: uniface}", 10000, 0.1), -9.210340371976184, 1e-12);
+  EXPECT_NEAR(start("{name: uniface}", 10000, 0), -2.302585092994046, 1e-12);
+  for (const int64_t classes : {2, 10, 10000, 10000000}) {
+    const double b = start("{name: sphereface2}", classes, 1), zero = 2 * 0.125 - 1;
+    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    const double positive = 0.7 * sigmoid(-(40 * (zero - 0.4) + b));
+    const double negative = 0.3 * static_cast<double>(classes - 1) * sigmoid(40 * (zero + 0.4) + b);
+    EXPECT_NEAR(positive / negative, 1, 1e-9) << classes;
+  }
+}
+
 struct Range2 {
   double before, after;
 };

@@ -39,8 +39,8 @@ def test_it_runs_two_steps(config, faces, tmp_path):
     classes = ["classifier.classes=0"] if has_classifier(config) else []
     run(["train", config, f"run={tmp_path}/run", f"data.train={faces}", "eval.sets=[]", *OVERRIDES, *classes])
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
-    # SFace's loss, a gated sum of cosines, may be of any sign; one that is not finite would be null.
-    assert all(isinstance(line["loss"], float) and line["loss"] != 0 for line in metrics(tmp_path / "run"))
+    # SFace's loss is a gated sum of cosines of any sign, a triplet's may be nothing; one that is not finite would be null.
+    assert all(line["loss"] is not None for line in metrics(tmp_path / "run"))
     assert newest_checkpoint(tmp_path / "run").name == "step_000000002"
 
 

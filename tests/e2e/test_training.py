@@ -47,11 +47,13 @@ def start(args, ranks, log, env=None):
     return subprocess.Popen(command(args, ranks), env=environment(env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def wait_for_step(folder, step, process, deadline=60):
+def wait_for_step(folder, step, process, deadline=60, after=0.0):
+    """Until a line of `step` or later stands in metrics.jsonl, written `after` that time: a killed run leaves lines that the
+    next one drops when it starts."""
     until = time.monotonic() + deadline
     while time.monotonic() < until and process.poll() is None:
         file = folder / "metrics.jsonl"
-        if file.exists():
+        if file.exists() and file.stat().st_mtime > after:
             complete = [line for line in file.read_text().split("\n")[:-1] if line]
             if complete and json.loads(complete[-1])["step"] >= step:
                 return
@@ -136,8 +138,9 @@ def test_sigkill_at_any_moment_leaves_a_loadable_checkpoint(tmp_path, config):
     with open(tmp_path / "log", "w") as log:
         for kill in range(20):
             args = ["train", config, f"run={folder}", *overrides] if kill == 0 else ["train", "--resume", folder]
+            began = time.time()
             process = start(args, 2, log)
-            wait_for_step(folder, max(last, 0) + 1, process)
+            wait_for_step(folder, max(last, 0) + 1, process, after=began)
             time.sleep(moments.uniform(0, 0.3))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
@@ -184,5 +187,5 @@ def test_metrics_and_banner(tmp_path, config):
     done = run(["train", config, f"run={tmp_path}/m"], 2)
     for line in metrics(tmp_path / "m"):
         assert {"step", "loss", "lr", "samples_per_second"} <= line.keys()
-    for word in ("2 ranks", "6 identities", "48 images", "iresnet18", "cpu", "batches of 12"):
+    for word in ("2 ranks", "6 identities", "48 images", "iresnet18", "cpu", "12 images over all ranks"):
         assert word in done.stdout, word

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Makes a Debian machine ready to build facetrain: system packages, and LibTorch from the torch 2.11.0 wheel.
 #
-#   launch/setup.sh          as root, or as a user with sudo; run it again at any time, it does only what is missing
+#   launch/setup.sh            as root, or as a user with sudo; run it again at any time, it does only what is missing
+#   launch/setup.sh --python   also what `import torch` of Python wants: the tests' witnesses do. Where there is no CUDA
+#                              toolkit that is 2 GB of CUDA libraries, which the program itself does without
 #
 # The wheel goes into a prefix of the project (FACETRAIN_PREFIX, default ~/.cache/facetrain), never into your Python.
 # A torch 2.11 that you have already is used where it lies: TORCH_DIR=/path/to/site-packages/torch launch/setup.sh
 # With a CUDA toolkit >= 13.0 on the machine (no GPU needed) the CUDA libraries that it lacks are added as wheels too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-[ "${1:-}" != --help ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0; }
-[ $# = 0 ] || { echo "usage: launch/setup.sh   (found: $*)" >&2; exit 2; }
+[ "${1:-}" != --help ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0; }
+python=
+if [ "$*" = --python ]; then python=yes; elif [ $# -gt 0 ]; then echo "usage: launch/setup.sh [--python]   (found: $*)" >&2; exit 2; fi
 
 packages=(
   build-essential g++ cmake ninja-build ccache git pkg-config ca-certificates
@@ -128,6 +131,20 @@ install_torch() {
     else say setup "no CUDA toolkit: a CPU build"; fi
     need libcudart.so.13 nvidia-cuda-runtime==13.0.96
     need libcupti.so.13 nvidia-cuda-cupti==13.0.85
+  fi
+  if [ -n "$python" ]; then  # the versions that torch 2.11.0 and its cuda-toolkit 13.0.2 name
+    need libcudnn.so.9 nvidia-cudnn-cu13==9.19.0.56
+    need libcufile.so.0 nvidia-cufile
+    need libcusparseLt.so.0 nvidia-cusparselt-cu13==0.8.0
+    need libnvshmem_host.so.3 nvidia-nvshmem-cu13==3.4.5
+    need libnccl.so.2 nvidia-nccl-cu13==2.28.9
+    need libcublas.so.13 nvidia-cublas==13.1.0.3
+    need libcufft.so.12 nvidia-cufft==12.0.0.61
+    need libcurand.so.10 nvidia-curand==10.4.0.35
+    need libcusparse.so.12 nvidia-cusparse==12.6.3.3
+    need libcusolver.so.12 nvidia-cusolver==12.0.4.66
+    need libnvJitLink.so.13 nvidia-nvjitlink==13.0.88
+    need libnvrtc.so.13 nvidia-cuda-nvrtc==13.0.88
   fi
 }
 

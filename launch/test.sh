@@ -39,7 +39,7 @@ make_witnesses() {
 }
 
 if [ -z "$fast" ]; then
-  launch/setup.sh
+  launch/setup.sh --python
   make_witnesses
   launch/build.sh release
 else

@@ -53,7 +53,7 @@ void add_embed_command(CLI::App& app) {
       "write the network's raw outputs for images (no flip, no normalisation, in path order)");
   arguments->model.add(
       *command,
-      "run folder, checkpoint folder or .safetensors file, then a folder of images or shards",
+      "run folder, checkpoint folder or file (.safetensors, .pt, .pth), then images or shards",
       true);
   command
       ->add_option(

@@ -177,9 +177,10 @@ void add_eval_command(CLI::App& app) {
   auto* command = app.add_subcommand("eval",
                                      "evaluate a network or embeddings by a protocol (pairs, "
                                      "identification); under mpirun on all ranks");
-  arguments->model.add(*command,
-                       "run folder, checkpoint folder, .safetensors file, embeddings (.npy, .h5), "
-                       "or baseline:pixels, baseline:histogram (what no training reaches)");
+  arguments->model.add(
+      *command,
+      "run folder, checkpoint folder, file (.safetensors, .pt, .pth), embeddings (.npy, .h5), "
+      "or baseline:pixels, baseline:histogram (what no training reaches)");
   command->add_option("--protocol", arguments->protocol, "what to evaluate")
       ->check(CLI::IsMember(Protocols::get().names()))
       ->capture_default_str();

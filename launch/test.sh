@@ -5,7 +5,7 @@
 #   launch/test.sh --fast            for developers: no set-up, an incremental build, labels unit and style
 #   launch/test.sh -- -L dist        the rest goes to ctest
 #
-# FACETRAIN_CI_MINUTES=40 limits the whole run: sanitizer tests that no longer fit are skipped, visibly.
+# FACETRAIN_CI_MINUTES=40 limits the whole run: the demo and the sanitizer tests that no longer fit are skipped, visibly.
 set -euo pipefail
 started=$(date +%s)
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -282,9 +282,9 @@ void Config::override_with(std::span<const std::string> overrides) {
   std::vector<Override> parsed;
   for (const auto& text : overrides) parsed.push_back(parse_override(text));
   // Names first: they drop what the file says about its choice, never what the command line says.
-  std::stable_partition(parsed.begin(), parsed.end(),
-                        [](const auto& item) { return item.keys.back() == "name"; });
-  for (const auto& item : parsed) apply(*node_, item);
+  for (const bool names : {true, false})
+    for (const auto& item : parsed)
+      if ((item.keys.back() == "name") == names) apply(*node_, item);
 }
 
 void Config::set(const std::string& key, const std::string& text) {

@@ -1,5 +1,5 @@
 // The transform `low_resolution`: shrinks the image to a random side and enlarges it again, each
-// with a random filter. AdaFace (Kim et al. 2022, arXiv:2204.00964, section 4.1) does it to a fifth
+// with a random filter. AdaFace (Kim et al. 2022, arXiv:2204.00964) does it to a fifth
 // of the images with sides of 0.2 ... 1; arcface_torch's strong augmentation to a tenth with 0.5
 // ... 0.8 and bilinear filters.
 #include <ATen/ATen.h>

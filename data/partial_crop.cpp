@@ -1,6 +1,7 @@
 // The transform `partial_crop`: keeps a random part of the image where it is and makes the rest
-// black, so that the face stays aligned. AdaFace (Kim et al. 2022, arXiv:2204.00964, section 4.1);
-// the part is drawn as torchvision's RandomResizedCrop draws it.
+// black, so that the face stays aligned. AdaFace (Kim et al. 2022, arXiv:2204.00964);
+// the part is drawn as torchvision's RandomResizedCrop draws it, but when ten draws do not fit
+// nothing is cropped.
 #include <ATen/ATen.h>
 
 #include <algorithm>

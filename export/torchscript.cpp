@@ -47,18 +47,6 @@ torch::jit::Module load(const fs::path& file, c10::Device device) {
 
 }  // namespace
 
-bool is_torchscript(const fs::path& file) {
-  char magic[2] = {};
-  if (!fs::is_regular_file(file) || !std::ifstream(file, std::ios::binary).read(magic, 2) ||
-      magic[0] != 'P' || magic[1] != 'K')
-    return false;
-  try {
-    return caffe2::serialize::PyTorchStreamReader(file.string()).hasRecord("constants.pkl");
-  } catch (const c10::Error&) {  // some other, or a damaged, zip archive
-    return false;
-  }
-}
-
 ScriptFile read_script_info(const fs::path& file) {
   caffe2::serialize::PyTorchStreamReader archive(file.string());
   const auto text = [&archive](const std::string& name) -> std::string {

@@ -20,10 +20,6 @@ constexpr const char* kScriptConfig = "facetrain.config";
 constexpr const char* kScriptOrigin = "facetrain.origin";
 constexpr const char* kScriptSize = "facetrain.size";
 
-// True for a zip archive with TorchScript code; false for pickled weights (also those in a zip
-// archive) and everything else, without an error.
-bool is_torchscript(const std::filesystem::path& file);
-
 struct ScriptFile {
   std::string config, origin;  // empty in a file that is not ours
   int64_t image_size = 0;      // the same: 0

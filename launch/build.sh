@@ -6,10 +6,11 @@
 #   launch/build.sh asan -- comm_test        only these targets
 #   launch/build.sh release -- facetrain     only the program
 #
-# FACETRAIN_JOBS sets the number of compilers at once (default: cores, as far as the memory goes).
+# FACETRAIN_JOBS sets the number of compilers at once (default: cores, as far as the memory goes). The compiler is Clang 19
+# where it is (setup.sh installs it), since it takes a third of GCC's time; CC and CXX name another, at the first build.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-[ "${1:-}" != --help ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0; }
+[ "${1:-}" != --help ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0; }
 
 preset=release
 if [ $# -gt 0 ] && [ "$1" != -- ]; then preset=$1; shift; fi
@@ -34,6 +35,8 @@ if [ -z "$jobs" ]; then
   if [ "$jobs" -gt "$cores" ]; then jobs=$cores; fi
   if [ "$jobs" -lt 1 ]; then jobs=1; fi
 fi
+
+if [ -z "${CXX:-}" ] && command -v clang++-19 >/dev/null; then export CC=clang-19 CXX=clang++-19; fi
 
 cd "$FACETRAIN_ROOT"
 mkdir -p build

@@ -19,7 +19,7 @@ packages=(
   python3 python3-venv python3-pip
   libopenmpi-dev openmpi-bin libhdf5-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libfmt-dev
   libturbojpeg0-dev libjpeg62-turbo-dev libpng-dev
-  libgtest-dev libgmock-dev googletest clang-format clang-tidy shellcheck
+  libgtest-dev libgmock-dev googletest clang-19 libclang-rt-19-dev clang-tidy-19 clang-format shellcheck
   iproute2 procps util-linux curl openssh-client
 )
 

@@ -152,6 +152,15 @@ void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& nam
   });
 }
 
+void init_kaiming_fan_out(const torch::nn::Module& network, uint64_t seed) {
+  for (const auto& item : network.named_parameters()) {
+    const auto& p = item.value();
+    if (p.dim() < 2) continue;
+    const double fan_out = static_cast<double>(p.size(0) * p[0][0].numel());
+    init_normal(p, seed, item.key(), 0, std::sqrt(2 / fan_out));
+  }
+}
+
 LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& path, bool strict,
                         ColorOrder order) {
   const auto file = open_weights_file(path);

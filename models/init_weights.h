@@ -17,6 +17,10 @@ void init_normal(torch::Tensor parameter, uint64_t seed, const std::string& name
 void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name, double low,
                   double high);
 
+// Kaiming's normal over the fan-out for every parameter of two or more dimensions. The fan-out
+// counts all output channels, also of grouped convolutions.
+void init_kaiming_fan_out(const torch::nn::Module& network, uint64_t seed);
+
 // What load_weights() found. Names are the file's, except in `missing` and `mismatched`.
 struct LoadReport {
   std::string file;

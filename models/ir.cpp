@@ -6,8 +6,6 @@
 // convolved, and the last norm has neither slope nor shift; so the two do not share weights.
 #include <torch/nn/modules/container/sequential.h>
 
-#include <cmath>
-
 #include "core/check.h"
 #include "models/backbone.h"
 #include "models/init_weights.h"
@@ -106,7 +104,7 @@ class Ir : public Backbone {
     dropout = output_layer->register_module("1", Dropout(options.dropout, "output_layer.1"));
     linear = output_layer->register_module("3", Linear(channels * side * side, options.embedding));
     features = output_layer->register_module("4", BatchNorm(options.embedding, 1e-5, 0.1, false));
-    initialise(context.seed);
+    init_kaiming_fan_out(*this, context.seed);
   }
 
   Features forward(const Tensor& images) override {
@@ -120,16 +118,6 @@ class Ir : public Backbone {
   int64_t image_size() const override { return image_size_; }
 
  private:
-  // Kaiming's normal over the fan-out, the last layer too; biases are zero.
-  void initialise(uint64_t seed) {
-    for (const auto& item : named_parameters()) {
-      const auto& p = item.value();
-      if (p.dim() < 2) continue;
-      const double fan_out = static_cast<double>(p.size(0) * p[0][0].numel());
-      init_normal(p, seed, item.key(), 0, std::sqrt(2 / fan_out));
-    }
-  }
-
   int64_t image_size_;
   Sequential input_layer{nullptr}, body{nullptr};
   std::shared_ptr<torch::nn::Module> output_layer;

@@ -3,8 +3,6 @@
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
 
-#include <cmath>
-
 #include "core/check.h"
 #include "models/backbone.h"
 #include "models/init_weights.h"
@@ -103,7 +101,7 @@ class MobileFaceNet : public Backbone {
         register_module("conv_sep", std::make_shared<ConvBlock>(ConvOptions{wide, width(512), 1}));
     features = register_module(
         "features", std::make_shared<GlobalDepthWise>(width(512), tail_size(image_size_), options));
-    initialise(context.seed);
+    init_kaiming_fan_out(*this, context.seed);
   }
 
   Features forward(const Tensor& images) override {
@@ -118,17 +116,6 @@ class MobileFaceNet : public Backbone {
   int64_t image_size() const override { return image_size_; }
 
  private:
-  // Kaiming's normal over the fan-out (which counts all output channels, also of grouped
-  // convolutions).
-  void initialise(uint64_t seed) {
-    for (const auto& item : named_parameters()) {
-      const auto& p = item.value();
-      if (p.dim() < 2) continue;
-      const double fan_out = static_cast<double>(p.size(0) * p[0][0].numel());
-      init_normal(p, seed, item.key(), 0, std::sqrt(2 / fan_out));
-    }
-  }
-
   int64_t image_size_;
   Sequential layers{nullptr};
   std::shared_ptr<ConvBlock> conv_sep;

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/check.h"
@@ -42,6 +43,10 @@ bool AppendFile::append(std::string_view record) {
   length_ += static_cast<int64_t>(record.size());
   failing_ = false;
   return true;
+}
+
+std::string json_line(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace facetrain

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
 #include <string_view>
 
 namespace facetrain {
@@ -26,5 +28,8 @@ class AppendFile {
   int64_t length_ = 0;  // of whole records
   bool failing_ = false;
 };
+
+// JSON as one line. Names of files and sets may be of any bytes, JSON may not: those are replaced.
+std::string json_line(const nlohmann::ordered_json& json);
 
 }  // namespace facetrain

@@ -173,7 +173,8 @@ LoadedModel load_model(const std::string& what, std::span<const std::string> ove
            "there is no '{}': wanted a run folder, a checkpoint folder, a .safetensors, .pth or "
            "TorchScript file",
            what);
-  if (is_torchscript(what)) return load_script_model(what, overrides, device);
+  if (fs::is_regular_file(what) && weights_format(what) == WeightsFormat::kTorchScript)
+    return load_script_model(what, overrides, device);
   Origin origin = fs::is_directory(what) ? open_folder(what) : open_file(what);
   // Its weights are being loaded, not those that it started from: what was said of those is over.
   if (!origin.foreign) origin.config.override_with(kOfInit);

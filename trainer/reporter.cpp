@@ -25,11 +25,6 @@ double seconds_since(Clock::time_point start) {
 // finite value.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
-// Names of sets may be of any bytes; JSON may not.
-std::string to_line(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
 // The interval's seconds by phase, with what no phase claims as "other".
 Json phases(const std::map<std::string, double>& named, double seconds) {
   Json json = Json::object();
@@ -121,7 +116,7 @@ void Reporter::log(Line line, int64_t total_steps) {
   json["data_wait"] = wait;
   json["memory_gb"] = peak_memory_gb();
   json["phases"] = phases(line.phases, seconds);
-  metrics_->append(to_line(json));
+  metrics_->append(json_line(json));
   if (tensorboard_) tensorboard_->scalars(line.step, tags(line, json));
   tell(line, rate, wait, total_steps, step_seconds);
   start_clock(line.step, line.samples);
@@ -156,7 +151,7 @@ void Reporter::evaluation(int64_t step, const std::map<std::string, double>& fig
     tagged["eval/" + name] = value;
     text += fmt::format("  {} {:.4f}", name, value);
   }
-  metrics_->append(to_line({{"step", step}, {"eval", values}, {"seconds", seconds}}));
+  metrics_->append(json_line({{"step", step}, {"eval", values}, {"seconds", seconds}}));
   if (tensorboard_) tensorboard_->scalars(step, tagged);
   log_line(text);
 }

@@ -60,11 +60,6 @@ std::string millions(int64_t number) {
                             : fmt::format("{:.2f} M", static_cast<double>(number) / 1e6);
 }
 
-// Names of files may be of any bytes; JSON may not.
-std::string to_line(const nlohmann::ordered_json& json) {
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-}
-
 }  // namespace
 
 void print_banner(const RunFacts& facts) {
@@ -129,7 +124,7 @@ SessionLog::SessionLog(const RunFacts& facts, int rank, int64_t step) {
   file_ = std::make_unique<AppendFile>(std::filesystem::path(facts.run) / "sessions.jsonl");
   nlohmann::ordered_json line{{"event", "start"}, {"time", utc_now()}, {"step", step}};
   line.update(describe_session(facts));
-  file_->append(to_line(line));
+  file_->append(json_line(line));
 }
 
 void SessionLog::end(int64_t step, const std::string& how) {
@@ -138,7 +133,7 @@ void SessionLog::end(int64_t step, const std::string& how) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const nlohmann::ordered_json line{
       {"event", "end"}, {"time", utc_now()}, {"step", step}, {"how", how}, {"seconds", seconds}};
-  file_->append(to_line(line));
+  file_->append(json_line(line));
 }
 
 }  // namespace facetrain

@@ -177,15 +177,15 @@ void a_barrier_waits_for_the_slowest(Communicator& comm) {
 
 void wrong_arguments_are_refused_before_anything_is_sent(Communicator& comm) {
   const at::Tensor matrix = at::zeros({4, 4}, on_device(at::kFloat));
-  EXPECT_THROW(comm.all_reduce(matrix.t(), ReduceOp::kSum), Error);
-  EXPECT_THROW(comm.all_reduce(at::Tensor(), ReduceOp::kSum), Error);
-  EXPECT_THROW(comm.all_reduce(at::zeros({2}, on_device(at::kBool)), ReduceOp::kSum), Error);
-  EXPECT_THROW(comm.all_gather(zeros(4 * comm.size() + 1), zeros(4)), Error);
-  EXPECT_THROW(comm.all_gather(zeros(4 * comm.size()).to(at::kDouble), zeros(4)), Error);
-  EXPECT_THROW(comm.reduce_scatter(zeros(4), zeros(4 * comm.size() + 1)), Error);
-  EXPECT_THROW(comm.broadcast(matrix, comm.size()), Error);
-  EXPECT_THROW(comm.broadcast(matrix, -1), Error);
-  EXPECT_THROW(comm.all_to_all(matrix, matrix), Error);
+  EXPECT_THROW((void)comm.all_reduce(matrix.t(), ReduceOp::kSum), Error);
+  EXPECT_THROW((void)comm.all_reduce(at::Tensor(), ReduceOp::kSum), Error);
+  EXPECT_THROW((void)comm.all_reduce(at::zeros({2}, on_device(at::kBool)), ReduceOp::kSum), Error);
+  EXPECT_THROW((void)comm.all_gather(zeros(4 * comm.size() + 1), zeros(4)), Error);
+  EXPECT_THROW((void)comm.all_gather(zeros(4 * comm.size()).to(at::kDouble), zeros(4)), Error);
+  EXPECT_THROW((void)comm.reduce_scatter(zeros(4), zeros(4 * comm.size() + 1)), Error);
+  EXPECT_THROW((void)comm.broadcast(matrix, comm.size()), Error);
+  EXPECT_THROW((void)comm.broadcast(matrix, -1), Error);
+  EXPECT_THROW((void)comm.all_to_all(matrix, matrix), Error);
   comm.barrier();  // and the ranks are still in step
 }
 

@@ -1,5 +1,6 @@
 #include "models/backbone.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
@@ -24,6 +25,15 @@ void Backbone::check_images(const torch::Tensor& images) const {
       "this network was built for images [B, 3, {0}, {0}], found [{1}]: set data.size or "
       "data.fit",
       size, fmt::join(images.sizes(), ", "));
+}
+
+void Backbone::ask_for(const std::vector<std::string>& names) {
+  const auto offered = taps();
+  for (const auto& name : names)
+    FT_CHECK(std::find(offered.begin(), offered.end(), name) != offered.end(),
+             "this network has no intermediate output '{}'; known: {}", name,
+             offered.empty() ? "none" : fmt::format("{}", fmt::join(offered, ", ")));
+  asked_ = {names.begin(), names.end()};
 }
 
 std::shared_ptr<Backbone> create_backbone(const Config& section, const BackboneContext& context) {

@@ -5,7 +5,9 @@
 // configuration are equal; create_backbone() then loads `model.init` over them.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,22 +19,25 @@ namespace facetrain {
 
 // What a trunk offers; a recipe takes what its heads need.
 struct Features {
-  torch::Tensor embedding;             // [B, D]
-  torch::Tensor tokens;                // [B, T, C] or undefined
-  std::vector<torch::Tensor> pyramid;  // [B, C_i, H_i, W_i], finest first; may be empty
+  torch::Tensor embedding;                         // [B, D]
+  torch::Tensor tokens;                            // [B, T, C] or undefined
+  std::vector<torch::Tensor> pyramid;              // [B, C_i, H_i, W_i], finest first; may be empty
+  std::map<std::string, torch::Tensor> taps = {};  // what Backbone::ask_for() named
 };
 
 // The options that every network has; a network with more derives from it and calls fields() first.
 struct CommonModelOptions {
   double width = 1;
   int64_t embedding = 512;
+  bool own_feature = false;  // whether `embedding: 0` is allowed: the trunk's own feature, no head
   double dropout = 0;
   std::string batch_norm = "local";
   std::string init, color_order = "rgb";
   bool strict = true;
   void fields(auto& f) {
     f("width", width, range(1.0 / 64, 16), "factor on all channel counts (0.25 of 64 is 16)");
-    f("embedding", embedding, at_least(1), "size of the embedding");
+    f("embedding", embedding, at_least(own_feature ? 0 : 1),
+      own_feature ? "size of the embedding; 0: the trunk's own feature" : "size of the embedding");
     f("dropout", dropout, range(0, 0.99), "probability of dropping an input of the last layer");
     f("batch_norm", batch_norm, one_of("local", "sync"), "statistics of a rank's rows, or of all");
     f("init", init, "weights to start from (.safetensors, .pth); empty: random");
@@ -61,12 +66,24 @@ class Backbone : public torch::nn::Module {
   virtual int64_t image_size() const = 0;  // pixels of the square input this network is built for
   const CommonModelOptions& common() const { return common_; }
 
+  // Names of the intermediate outputs on offer ("blocks.3").
+  virtual std::vector<std::string> taps() const { return {}; }
+  // Every later forward returns these in Features::taps. Throws for a name that is not on offer.
+  void ask_for(const std::vector<std::string>& taps);
+
+  // For learning rates that fall from layer to layer: the layer, 0 (nearest to the image) to
+  // layers() - 1, to which a parameter below this network belongs.
+  virtual int64_t layer_of(const std::string& /*parameter*/) const { return 0; }
+  virtual int64_t layers() const { return 1; }
+
  protected:
+  bool asked_for(const std::string& tap) const { return asked_.contains(tap); }
   // Throws unless images are [B, 3, S, S] of the size that the network was built for.
   void check_images(const torch::Tensor& images) const;
 
  private:
   CommonModelOptions common_;
+  std::set<std::string> asked_;
 };
 using Backbones = Registry<Backbone, const BackboneContext&>;
 

@@ -15,7 +15,7 @@ namespace facetrain {
 namespace {
 
 // Layers that others train on top of a trunk and save with it.
-constexpr std::array kHeads{"head.", "classifier."};
+constexpr std::array kHeads{"head.", "classifier.", "decoder_", "mask_token"};
 
 using State = std::map<std::string, torch::Tensor>;
 
@@ -81,13 +81,15 @@ State named_state(torch::nn::Module& network) {
 }
 
 // What can be copied; what cannot goes into the report.
-State match(const WeightsFile& file, const State& state, LoadReport& report) {
+State match(const WeightsFile& file, const State& state, const WeightFitter* fitter,
+            LoadReport& report) {
   State copies;
   for (const auto& [name, tensor] : state) {
     const auto found = file.tensors().find(report.prefix + name);
     if (found == file.tensors().end()) {
       if (!name.ends_with("num_batches_tracked")) report.missing.push_back(name);
-    } else if (tensor.sizes() == found->second.shape) {
+    } else if (tensor.sizes() == found->second.shape ||
+               (fitter && fitter->fits(name, found->second.shape))) {
       copies.emplace(name, tensor);
     } else {
       report.mismatched.push_back(fmt::format("{}: network [{}], file [{}]", name,
@@ -119,10 +121,11 @@ std::string first_convolution(torch::nn::Module& network) {
 
 // Reads all before it changes any: a damaged tensor leaves the network as it was.
 void copy_weights(const WeightsFile& file, const std::string& prefix, const State& copies,
-                  const std::string& turned) {
+                  const WeightFitter* fitter, const std::string& turned) {
   State read;
   for (const auto& [name, tensor] : copies) {
-    const auto values = file.read(prefix + name);
+    auto values = file.read(prefix + name);
+    if (values.sizes() != tensor.sizes()) values = fitter->fit(name, values);
     read.emplace(name, name == turned ? values.flip(1) : values);
   }
   const torch::NoGradGuard no_grad;
@@ -152,6 +155,24 @@ void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& nam
   });
 }
 
+void init_trunc_normal(torch::Tensor parameter, uint64_t seed, const std::string& name,
+                       double deviation) {
+  init_with(parameter, seed, name, [&](uint64_t key, float* values, int64_t count) {
+    Random random(key);
+    for (int64_t i = 0; i < count; ++i) {
+      double value = random.normal(0, deviation);
+      while (std::abs(value) > 2) value = random.normal(0, deviation);
+      values[i] = static_cast<float>(value);
+    }
+  });
+}
+
+void init_xavier_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name) {
+  const double fans = static_cast<double>(parameter.size(0) + parameter[0].numel());
+  const double bound = std::sqrt(6 / fans);
+  init_uniform(std::move(parameter), seed, name, -bound, bound);
+}
+
 void init_kaiming_fan_out(const torch::nn::Module& network, uint64_t seed) {
   for (const auto& item : network.named_parameters()) {
     const auto& p = item.value();
@@ -168,7 +189,8 @@ LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path&
   LoadReport report;
   report.file = path.string();
   report.prefix = find_prefix(*file, state);
-  const auto copies = match(*file, state, report);
+  const auto* fitter = dynamic_cast<const WeightFitter*>(&network);
+  const auto copies = match(*file, state, fitter, report);
   list_others(*file, state, report);
   const std::string found = faults(report);
   FT_CHECK(!copies.empty(), "{}: no tensor of this file belongs to the network{}", path.string(),
@@ -178,7 +200,7 @@ LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path&
            "set model.strict=false to load what fits",
            path.string(), found);
   const std::string turned = order == ColorOrder::kBgr ? first_convolution(network) : "";
-  copy_weights(*file, report.prefix, copies, turned);
+  copy_weights(*file, report.prefix, copies, fitter, turned);
   report.turned = copies.contains(turned);
   report.loaded = static_cast<int64_t>(copies.size());
   return report;

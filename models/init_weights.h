@@ -17,6 +17,12 @@ void init_normal(torch::Tensor parameter, uint64_t seed, const std::string& name
 void init_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name, double low,
                   double high);
 
+// Normal of mean 0, cut at -2 and 2 (timm's and PyTorch's trunc_normal_: absolute bounds).
+void init_trunc_normal(torch::Tensor parameter, uint64_t seed, const std::string& name,
+                       double deviation);
+// Xavier's uniform, ±√(6 / (fan in + fan out)), of the matrix [size(0), rest].
+void init_xavier_uniform(torch::Tensor parameter, uint64_t seed, const std::string& name);
+
 // Kaiming's normal over the fan-out for every parameter of two or more dimensions. The fan-out
 // counts all output channels, also of grouped convolutions.
 void init_kaiming_fan_out(const torch::nn::Module& network, uint64_t seed);
@@ -31,6 +37,17 @@ struct LoadReport {
   std::vector<std::string> unexpected;  // below the prefix in the file, not in the network
   std::vector<std::string> mismatched;  // "name: network [2, 3], file [2, 4]"
   std::vector<std::string> ignored;     // outside the prefix, and heads and classifiers below it
+};
+
+// A network whose parameters may come from a stored tensor of another shape, such as a position
+// table of another grid, or under other public names. load_weights() looks for it.
+class WeightFitter {
+ public:
+  virtual ~WeightFitter() = default;
+  // Whether fit() can make the parameter of what is stored.
+  virtual bool fits(const std::string& name, torch::IntArrayRef stored) const = 0;
+  // The parameter's values, of its shape. Throws where the values cannot be used.
+  virtual torch::Tensor fit(const std::string& name, const torch::Tensor& stored) const = 0;
 };
 
 // The order of colours of the images that weights were trained on.

@@ -15,12 +15,15 @@ class Schedule {
   double factor(const Progress& at) const;
 
  protected:
-  explicit Schedule(const Duration& warmup) : warmup_(warmup) {}
+  // `warmup_from`: factor at step 0 of the warm-up; below 0: one step of it.
+  Schedule(const Duration& warmup, double warmup_from)
+      : warmup_(warmup), warmup_from_(warmup_from) {}
   // After the warm-up; `part` is the share of the steps after it that are done, in [0, 1).
   virtual double shape(double part, const Progress& at) const = 0;
 
  private:
   Duration warmup_;
+  double warmup_from_;
 };
 using Schedules = Registry<Schedule>;
 

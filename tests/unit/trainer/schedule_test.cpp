@@ -23,6 +23,31 @@ TEST(Schedule, WarmupRisesInStepsOrEpochsAndThenTheShapeStarts) {
   EXPECT_DOUBLE_EQ(factor("{name: constant, warmup: '2 epochs'}", 9, 100), 0.5);
 }
 
+// reference/ssl_peft_unlearning.md section 12: 2.4e-3, warm-up 40 of 800 epochs from 0.
+TEST(Schedule, CosineWithWarmupGivesTheGoldenNumbers) {
+  const auto lr = [](int64_t epoch) {
+    return 2.4e-3 *
+           factor("{name: cosine, warmup: '40 epochs', warmup_from: 0}", 5 * epoch, 4000, 5);
+  };
+  EXPECT_EQ(lr(0), 0);
+  EXPECT_NEAR(lr(10), 6.0e-4, 1e-18);
+  EXPECT_NEAR(lr(20), 1.2e-3, 1e-18);
+  EXPECT_NEAR(lr(40), 2.4e-3, 1e-18);
+  EXPECT_NEAR(lr(200), 2.146969e-3, 5e-10);
+  EXPECT_NEAR(lr(420), 1.2e-3, 1e-15);
+  EXPECT_NEAR(lr(640), 2.530314e-4, 5e-11);
+}
+
+// SwAV: 10 of 100 epochs from 0.3 to 4.8, then to 0.0048.
+TEST(Schedule, WarmupFromAValueRisesFromIt) {
+  const std::string yaml = "{name: cosine, warmup: 100, warmup_from: 0.0625, final: 0.001}";
+  EXPECT_NEAR(4.8 * factor(yaml, 0, 1000), 0.3, 1e-15);
+  EXPECT_NEAR(4.8 * factor(yaml, 50, 1000), 2.55, 1e-15);
+  EXPECT_NEAR(4.8 * factor(yaml, 100, 1000), 4.8, 1e-15);
+  EXPECT_NEAR(4.8 * factor(yaml, 550, 1000), (4.8 + 0.0048) / 2, 1e-12);
+  EXPECT_NEAR(4.8 * factor(yaml, 1000, 1000), 0.0048, 1e-12);
+}
+
 TEST(Schedule, CosineEndsAtFinal) {
   EXPECT_NEAR(factor("{name: cosine, final: 0.1}", 50, 100), 0.55, 1e-12);
   EXPECT_NEAR(factor("{name: cosine, final: 0.1}", 100, 100), 0.1, 1e-12);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include "core/freeze.h"
 
@@ -20,10 +21,50 @@ std::vector<std::string> declared_patterns(const Recipe& recipe) {
   return patterns;
 }
 
+// N of a rule "rank<N" or "layer<N"; nothing for other rules.
+std::optional<int64_t> bound_of(const std::string& rule, const std::string& kind) {
+  if (!rule.starts_with(kind)) return std::nullopt;
+  int64_t bound = 0;
+  const char* end = rule.data() + rule.size();
+  const auto [stop, error] = std::from_chars(rule.data() + kind.size(), end, bound);
+  FT_CHECK(error == std::errc() && stop == end, "a rule of this kind reads {}2, found '{}'", kind,
+           rule);
+  return bound;
+}
+
+using Networks = std::vector<std::pair<std::string, const Backbone*>>;
+
+// Outer ones before those inside them.
+Networks networks_of(const Recipe& recipe) {
+  Networks networks;
+  for (const auto& item : recipe.named_modules("", false))
+    if (const auto* network = dynamic_cast<const Backbone*>(item.value().get()))
+      networks.emplace_back(item.key() + ".", network);
+  return networks;
+}
+
+void set_layer(const Networks& networks, Parameter& parameter) {
+  for (const auto& [prefix, network] : networks) {
+    if (!parameter.name.starts_with(prefix)) continue;
+    parameter.layer = network->layer_of(parameter.name.substr(prefix.size()));
+    parameter.layers = network->layers();
+    FT_CHECK(parameter.layer >= 0 && parameter.layer < parameter.layers,
+             "parameter '{}': its network of {} layers says that it belongs to layer {}",
+             parameter.name, parameter.layers, parameter.layer);
+    return;
+  }
+}
+
 }  // namespace
 
 std::string join_name(const std::string& module, const std::string& name) {
   return module.empty() ? name : module + "." + name;
+}
+
+int64_t count_numbers(const Parameter& parameter) {
+  const auto& tensor = parameter.tensor;
+  if (!parameter.owner) return tensor.numel();
+  return parameter.shard.total * (tensor.numel() / std::max<int64_t>(tensor.size(0), 1));
 }
 
 bool matches(const std::string& pattern, const std::string& name) {
@@ -31,14 +72,10 @@ bool matches(const std::string& pattern, const std::string& name) {
 }
 
 bool rule_matches(const std::string& rule, const Parameter& parameter) {
-  static const std::string kRank = "rank<";
-  if (!rule.starts_with(kRank)) return matches(rule, parameter.name);
-  int bound = 0;
-  const char* end = rule.data() + rule.size();
-  const auto [stop, error] = std::from_chars(rule.data() + kRank.size(), end, bound);
-  FT_CHECK(error == std::errc() && stop == end,
-           "a rule on the rank of a tensor reads rank<2, found '{}'", rule);
-  return parameter.tensor.dim() < bound;
+  if (const auto bound = bound_of(rule, "rank<")) return parameter.tensor.dim() < *bound;
+  if (const auto bound = bound_of(rule, "layer<"))
+    return parameter.layer >= 0 && parameter.layer < *bound;
+  return matches(rule, parameter.name);
 }
 
 ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& freeze) {
@@ -63,6 +100,7 @@ ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& fr
     }
   }
 
+  const Networks networks = networks_of(recipe);
   std::vector<bool> used(patterns.size(), false);
   for (auto& item : recipe.named_parameters()) {
     bool frozen = false;
@@ -83,6 +121,7 @@ ParameterList list_parameters(Recipe& recipe, const std::vector<std::string>& fr
       parameter.owner = found->second;
       parameter.shard = list.sharded.at(item.key());
     }
+    set_layer(networks, parameter);
     parameter.own_update = std::find(own.begin(), own.end(), item.key()) != own.end();
     list.trained.push_back(std::move(parameter));
   }

@@ -19,6 +19,8 @@ struct Parameter {
   ShardOwner* owner = nullptr;  // set for sharded parameters
   ShardedParameter shard{};     // local name and rows
   bool own_update = false;      // its module updates it; the optimizer skips it
+  int64_t layer = -1;           // of its Backbone (layer_of), -1: it belongs to none
+  int64_t layers = 0;           // of that Backbone
 };
 
 struct ParameterList {
@@ -43,11 +45,14 @@ void set_training_mode(Recipe& recipe, const std::vector<std::string>& freeze);
 // "module.name", or "name" for the root module.
 std::string join_name(const std::string& module, const std::string& name);
 
+// Elements, of all ranks for a sharded parameter.
+int64_t count_numbers(const Parameter& parameter);
+
 // Shell-style match: `*` also matches dots.
 bool matches(const std::string& pattern, const std::string& name);
 
-// A rule on parameters as the configuration writes it: a glob on the name, or "rank<2" on the
-// tensor's rank.
+// A rule on parameters as the configuration writes it: a glob on the name, "rank<2" on the tensor's
+// rank, or "layer<4" on its network's layers (what belongs to no network has none).
 bool rule_matches(const std::string& rule, const Parameter& parameter);
 
 }  // namespace facetrain

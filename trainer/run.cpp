@@ -71,13 +71,8 @@ RunFacts gather_facts(const RunOptions& options, const Config& config, const Str
     facts.classes = config.section("classifier").as<ClassifierOptions>().classes;
     if (facts.classes == 0) facts.classes = facts.identities;
   }
-  for (const auto& parameter : parameters.trained) {
-    if (parameter.owner)
-      facts.sharded += parameter.shard.total *
-                       (parameter.tensor.numel() / std::max<int64_t>(parameter.tensor.size(0), 1));
-    else
-      facts.parameters += parameter.tensor.numel();
-  }
+  for (const auto& parameter : parameters.trained)
+    (parameter.owner ? facts.sharded : facts.parameters) += count_numbers(parameter);
   facts.frozen = std::ssize(parameters.frozen);
   facts.image_size = recipe.exported().image_size();
   facts.batch_size = options.data.batch_size;
@@ -90,7 +85,7 @@ RunFacts gather_facts(const RunOptions& options, const Config& config, const Str
 
 void print_groups(const Optimizer& optimizer, const ParameterList& parameters) {
   for (const auto& group : optimizer.groups()) {
-    log_info("group: lr x {}, weight decay {}", group.lr_scale, group.weight_decay);
+    log_info("group: {}", describe(group));
     for (const auto& parameter : group.parameters)
       log_info("  {} [{}]{}", parameter.name, fmt::join(parameter.tensor.sizes(), ", "),
                parameter.owner ? fmt::format(" rows {} ... {} of {}", parameter.shard.begin,
@@ -273,10 +268,16 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   FT_CHECK(!parameters.trained.empty(),
            "trainer.freeze: nothing is left to train; take a pattern out of [{}]",
            fmt::join(options.trainer.freeze, ", "));
+  FT_CHECK(options.trainer.clip == 0 || options.trainer.clip_scope != "tensor" ||
+               parameters.own_updates.empty(),
+           "trainer.clip_scope is 'tensor', but the rows of '{}' are updated as they are computed, "
+           "before their norm is known: take 'all' or 'replicated'",
+           parameters.own_updates.front().first);
 
   if (!request.resume) make_run_folder(options, resolved, comm);
   RunFacts facts = gather_facts(options, config, stream, *recipe, parameters, loop, place);
   facts.lr = optimizer->options().lr;
+  for (const auto& group : optimizer->groups()) facts.groups.push_back(describe(group));
   for (const auto& set : sets) facts.evaluation_sets.push_back(set.name);
   facts.evaluate_every = words(options.eval.every);
   print_banner(facts);

@@ -69,8 +69,9 @@ struct TrainerOptions {
       "micro-batches that data.batch_size is cut into, to save memory; changes no result but "
       "through statistics of a micro-batch (batch norm, some margins)");
     f("clip", clip, at_least(0), "largest 2-norm of the gradient; 0: off");
-    f("clip_scope", clip_scope, one_of("all", "replicated"),
-      "the norm of all parameters, or of all but the sharded ones (arcface_torch)");
+    f("clip_scope", clip_scope, one_of("all", "replicated", "tensor"),
+      "the norm of all parameters, of all but the sharded ones (arcface_torch), or of each tensor "
+      "by itself, a sharded one over all ranks (DINO)");
     f("ema", ema, range(0, 0.999999), "decay of the averaged weights; 0: off");
     f("max_skipped", max_skipped, range(1, 1e9), "non-finite steps in a row that end the run");
     f("deterministic", deterministic, "refuse operations whose bits differ from run to run");

@@ -82,6 +82,7 @@ void print_banner(const RunFacts& facts) {
            facts.loss.empty() ? "" : " with " + facts.loss, facts.optimizer, facts.lr,
            facts.schedule, grouped(facts.steps),
            static_cast<double>(facts.steps) / facts.steps_per_epoch);
+  for (const auto& group : facts.groups) log_info("group     {}", group);
   log_info("eval      {}", facts.evaluation_sets.empty()
                                ? "none (eval.sets)"
                                : fmt::format("{}, every {}", fmt::join(facts.evaluation_sets, ", "),
@@ -114,6 +115,7 @@ nlohmann::ordered_json describe_session(const RunFacts& facts) {
           {"images", facts.images},
           {"identities", facts.identities},
           {"classes", facts.classes},
+          {"groups", facts.groups},
           {"batch_size", facts.batch_size},
           {"steps", facts.steps},
           {"steps_per_epoch", facts.steps_per_epoch}};

@@ -19,6 +19,7 @@ struct RunFacts {
   std::string place;    // "2 ranks, 1 thread each, MPI (Open MPI 4.1.4), cpu"
   std::string run, recipe, loss, network, optimizer, schedule, precision, device;
   std::vector<std::string> sets, evaluation_sets;
+  std::vector<std::string> groups;                  // of the optimizer, a line each
   int64_t ranks = 1, threads = 1;                   // threads of each rank
   int64_t images = 0, identities = 0;               // of the training sets
   int64_t classes = 0;                              // of the classifier; 0: the recipe has none

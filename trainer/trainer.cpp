@@ -11,16 +11,13 @@
 namespace facetrain {
 namespace {
 
-// Σ x² in double, or a NaN when anything is not finite: one pass over the gradients gives the norm
-// and the verdict.
-double square_sum(const std::vector<torch::Tensor>& tensors) {
-  if (tensors.empty()) return 0;
-  torch::Tensor sum;
-  for (const auto& norm : at::_foreach_norm(tensors, 2, at::kDouble)) {
-    const auto square = norm.to(at::kDouble).square();
-    sum = sum.defined() ? sum + square : square;
-  }
-  return sum.item<double>();
+// Of the whole tensor or of this step's rows; undefined where there is none, or where the module
+// updates itself.
+torch::Tensor gradient_of(const Parameter& parameter) {
+  if (parameter.own_update) return {};
+  if (!parameter.owner) return parameter.tensor.grad();
+  const auto rows = parameter.owner->row_gradient(parameter.shard.name);
+  return rows.defined() ? rows : parameter.tensor.grad();
 }
 
 }  // namespace
@@ -124,7 +121,7 @@ void Trainer::tell_own_updates(double divisor, bool last, const Progress& at) {
   const auto& common = parts_.optimizer.options();
   UpdateSettings settings;
   settings.lr = common.lr * parts_.schedule.factor(at);
-  settings.weight_decay = common.weight_decay;
+  settings.weight_decay = common.weight_decay(at.step, at.steps_per_epoch);
   settings.momentum = parts_.optimizer.momentum();
   settings.loss_divisor = divisor;
   settings.loss_scale = state_->loss_scale;
@@ -172,16 +169,9 @@ void Trainer::backward(std::vector<Batch>& batches, const Progress& at) {
 
 Trainer::Verdict Trainer::judge() {
   const auto timed = clock_.time("verdict");
-  std::vector<torch::Tensor> replicated, sharded;
-  for (const auto& parameter : parts_.parameters.trained) {
-    if (!parameter.owner) {
-      if (parameter.tensor.grad().defined()) replicated.push_back(parameter.tensor.grad());
-    } else if (!parameter.own_update) {
-      const auto rows = parameter.owner->row_gradient(parameter.shard.name);
-      const auto gradient = rows.defined() ? rows : parameter.tensor.grad();
-      if (gradient.defined() && gradient.numel() > 0) sharded.push_back(gradient);
-    }
-  }
+  const auto& trained = parts_.parameters.trained;
+  std::vector<torch::Tensor> gradients;
+  for (const auto& parameter : trained) gradients.push_back(gradient_of(parameter));
   std::vector<torch::Tensor> averaged;
   for (auto* deferred : deferred_) deferred->collect(averaged);
   torch::Tensor statistics;
@@ -193,17 +183,29 @@ Trainer::Verdict Trainer::judge() {
     statistics_work = parts_.comm.all_reduce(statistics, ReduceOp::kSum);
   }
 
-  const double replicated_square = square_sum(replicated), sharded_square = square_sum(sharded);
+  // One pass over the gradients gives the norms and, by a NaN or infinity, the verdict.
+  const auto squares = square_sums(gradients);
+  double replicated_square = 0, sharded_square = 0;
+  for (size_t i = 0; i < trained.size(); ++i)
+    (trained[i].owner ? sharded_square : replicated_square) += squares.const_data_ptr<double>()[i];
   const double loss = loss_.item<double>();
   const bool finite =
       std::isfinite(replicated_square) && std::isfinite(sharded_square) && std::isfinite(loss);
-  const auto sums = at::tensor(
+  auto sums = at::tensor(
       {finite ? 0.0 : 1.0, finite ? sharded_square : 0.0, checkpoint_requested() ? 1.0 : 0.0,
        parts_.checkpointer.written(), parts_.checkpointer.failed(),
        // Of rank 0 alone: equal gradients may sum to other last bits on other CPUs, and the clip
        // factor must not.
        finite && parts_.comm.rank() == 0 ? replicated_square : 0.0},
       at::kDouble);
+  const bool by_tensor = options_.trainer.clip > 0 && options_.trainer.clip_scope == "tensor";
+  const int64_t fixed = sums.numel();
+  if (by_tensor) {
+    auto parts = finite ? squares : torch::zeros_like(squares);
+    for (size_t i = 0; i < trained.size(); ++i)
+      if (!trained[i].owner && parts_.comm.rank() != 0) parts[static_cast<int64_t>(i)] = 0;
+    sums = torch::cat({sums, parts});
+  }
   parts_.comm.all_reduce(sums, ReduceOp::kSum).wait();
   const double* value = sums.const_data_ptr<double>();
 
@@ -218,36 +220,39 @@ Trainer::Verdict Trainer::judge() {
   }
   Verdict verdict;
   verdict.finite = value[0] == 0;
-  const double square = value[5] + (options_.trainer.clip_scope == "all" ? value[1] : 0);
+  const double square = value[5] + (options_.trainer.clip_scope == "replicated" ? 0 : value[1]);
   verdict.norm = std::sqrt(square) / state_->loss_scale;
+  for (int64_t i = fixed; i < sums.numel(); ++i)
+    verdict.tensor_norms.push_back(std::sqrt(value[i]) / state_->loss_scale);
   verdict.signal = value[2] > 0;
   verdict.parts_written = value[3];
   verdict.parts_failed = value[4];
   return verdict;
 }
 
+double Trainer::clip_factor(const Verdict& verdict, size_t parameter) const {
+  const double clip = options_.trainer.clip;
+  if (options_.trainer.clip_scope == "replicated" && parts_.parameters.trained[parameter].owner)
+    return 1;
+  const double norm = verdict.tensor_norms.empty() ? verdict.norm : verdict.tensor_norms[parameter];
+  return clip > 0 && norm > clip ? clip / norm : 1;
+}
+
 void Trainer::update(const Verdict& verdict, const Progress& at) {
   const auto timed = clock_.time("update");
-  const double clip = options_.trainer.clip;
-  const double clip_factor = clip > 0 && verdict.norm > clip ? clip / verdict.norm : 1.0;
-  const double unscale = 1 / state_->loss_scale;
-  if (clip_factor != 1 || unscale != 1) {
+  for (size_t i = 0; i < parts_.parameters.trained.size(); ++i) {
     const torch::NoGradGuard no_grad;
-    for (const auto& parameter : parts_.parameters.trained) {
-      const bool clipped = !parameter.owner || options_.trainer.clip_scope == "all";
-      const double factor = unscale * (clipped ? clip_factor : 1.0);
-      auto gradient =
-          parameter.owner ? parameter.owner->row_gradient(parameter.shard.name) : torch::Tensor();
-      if (!gradient.defined()) gradient = parameter.tensor.grad();
-      if (gradient.defined() && factor != 1 && !parameter.own_update) gradient.mul_(factor);
-    }
+    const double factor = clip_factor(verdict, i) / state_->loss_scale;
+    auto gradient = gradient_of(parts_.parameters.trained[i]);
+    if (gradient.defined() && factor != 1) gradient.mul_(factor);
   }
   ++state_->updates;
   state_->skipped_in_row = 0;
   adapt_loss_scale(precision_, true, *state_);
   parts_.optimizer.step(
       {parts_.optimizer.options().lr * parts_.schedule.factor(at), state_->updates,
-       [this](const torch::Tensor& parameter) { return parts_.reducer.reached(parameter); }});
+       [this](const torch::Tensor& parameter) { return parts_.reducer.reached(parameter); }, at,
+       &parts_.comm});
   for (auto* deferred : deferred_) deferred->commit();
   parts_.ema.update(state_->updates);
   parts_.recipe.after_update(at);

@@ -73,12 +73,14 @@ class Trainer {
     bool finite = true;
     bool signal = false;
     double norm = 0;  // 2-norm of the unscaled gradient in the scope of trainer.clip
+    std::vector<double> tensor_norms;  // of each trained parameter; only for clip_scope tensor
     double parts_written = 0, parts_failed = 0;
   };
   void backward(std::vector<Batch>& batches, const Progress& at);
   std::map<std::string, double> global_counts(const std::vector<Batch>& batches);
   void tell_own_updates(double divisor, bool last, const Progress& at);
   Verdict judge();
+  double clip_factor(const Verdict& verdict, size_t parameter) const;
   void update(const Verdict& verdict, const Progress& at);
   void skip(const Progress& at);
   void log(const Verdict& verdict, const Progress& at);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/log.h"
 #include "models/layers.h"
 
 namespace facetrain {
@@ -26,6 +27,13 @@ double cubic(double distance) {
   if (d <= 1) return ((kA + 2) * d - (kA + 3)) * d * d + 1;
   if (d < 2) return ((kA * d - 5 * kA) * d + 8 * kA) * d - 4 * kA;
   return 0;
+}
+
+// Cells a side of a square grid's table; 0 when it is none.
+int64_t square_side(int64_t rows, int64_t extra) {
+  if (rows <= extra) return 0;
+  const int64_t side = std::llround(std::sqrt(static_cast<double>(rows - extra)));
+  return side * side == rows - extra ? side : 0;
 }
 
 }  // namespace
@@ -66,10 +74,15 @@ Tensor resize_positions(const Tensor& table, int64_t extra, Grid from, Grid to) 
   return extra == 0 ? resized : torch::cat({table.slice(1, 0, extra), resized}, 1);
 }
 
-Grid square_grid(int64_t rows, int64_t extra) {
-  if (rows <= extra) return {};
-  const int64_t side = std::llround(std::sqrt(static_cast<double>(rows - extra)));
-  return side * side == rows - extra ? Grid{side, side} : Grid{};
+bool is_position_table(torch::IntArrayRef stored, int64_t extra, int64_t dim) {
+  return stored.size() == 3 && stored[0] == 1 && stored[2] == dim && square_side(stored[1], extra);
+}
+
+Tensor fit_positions(const Tensor& stored, int64_t extra, Grid to) {
+  const int64_t side = square_side(stored.size(1), extra);
+  log_info("positions of a {} x {} grid of patches interpolated to {} x {}", side, side, to.height,
+           to.width);
+  return resize_positions(stored.to(torch::kDouble), extra, {side, side}, to);
 }
 
 }  // namespace facetrain

@@ -27,8 +27,9 @@ struct Grid {
 // stay, the rest is interpolated. The same tensor when the grids are equal. Differentiable.
 torch::Tensor resize_positions(const torch::Tensor& table, int64_t extra, Grid from, Grid to);
 
-// The grid of a square table of `rows` rows of which the first `extra` belong to no patch; {0, 0}
-// when it has none.
-Grid square_grid(int64_t rows, int64_t extra);
+// Whether a stored table of this shape is one of a square grid and of width `dim`.
+bool is_position_table(torch::IntArrayRef stored, int64_t extra, int64_t dim);
+// Such a table for the square or oblong grid `to`, in fp64; prints that it was interpolated.
+torch::Tensor fit_positions(const torch::Tensor& stored, int64_t extra, Grid to);
 
 }  // namespace facetrain

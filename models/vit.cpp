@@ -1,8 +1,6 @@
 #include "models/vit.h"
 
 #include "core/check.h"
-#include "core/log.h"
-#include "models/checkpointed.h"
 #include "models/trunk.h"
 
 namespace facetrain {
@@ -13,19 +11,15 @@ using torch::Tensor;
 constexpr int64_t kExtra = 1;  // rows of the position table that belong to no patch
 constexpr double kDeviation = 0.02;
 
-std::string block_name(int64_t k) { return fmt::format("blocks.{}", k); }
-std::string attention_name(int64_t k) { return fmt::format("attention.{}", k); }
-
-VitBlockShape block_shape(const VitOptions& o, int64_t dim, int64_t k) {
+VitBlockShape block_shape(const VitOptions& o, int64_t dim) {
   return {.dim = dim,
           .heads = o.heads,
           .mlp_ratio = o.mlp_ratio,
           .layer_scale = o.layer_scale,
-          .drop_path = drop_path_at(o.drop_path, k, o.depth),
+          .drop_path = o.drop_path,
           .norm_eps = o.norm_eps,
           .qkv_bias = o.qkv_bias,
-          .activation = o.activation == "gelu" ? Activation::kGelu : Activation::kQuickGelu,
-          .name = block_name(k)};
+          .activation = o.activation == "gelu" ? Activation::kGelu : Activation::kQuickGelu};
 }
 
 }  // namespace
@@ -45,10 +39,8 @@ Vit::Vit(const VitOptions& options, const BackboneContext& context)
   proj_ = patch_embed->register_module(
       "proj", Conv2d(ConvOptions{3, dim_, patch(), patch(), 0, 1, !options.pre_norm}));
   if (options.pre_norm) norm_pre_ = register_module("norm_pre", LayerNorm(dim_, options.norm_eps));
-  const auto blocks = register_module("blocks", std::make_shared<torch::nn::Module>());
-  for (int64_t k = 0; k < depth(); ++k)
-    blocks_.push_back(
-        blocks->register_module(std::to_string(k), VitBlock(block_shape(options, dim_, k))));
+  blocks_ = register_module(
+      "blocks", VitBlocks(block_shape(options, dim_), depth(), options.checkpoint_activations));
   const bool mean = options.pool == "mean";
   (mean ? fc_norm_ : norm_) =
       register_module(mean ? "fc_norm" : "norm", LayerNorm(dim_, options.norm_eps));
@@ -85,22 +77,9 @@ Tensor Vit::encode(const Tensor& input, const Tensor& kept, std::map<std::string
   const auto first = cls_token_ + pos_embed_.slice(1, 0, kExtra);
   x = torch::cat({first.expand_as(x.slice(1, 0, 1)), x}, 1);  // knows no number of images
   if (norm_pre_) x = norm_pre_(x);
-  for (int64_t k = 0; k < depth(); ++k) x = run_block(k, x, taps);
+  x = blocks_(
+      x, [this](const std::string& tap) { return asked_for(tap); }, taps);
   return norm_ ? norm_(x) : x;
-}
-
-Tensor Vit::run_block(int64_t k, const Tensor& x, std::map<std::string, Tensor>* taps) {
-  auto& block = blocks_[static_cast<size_t>(k)];
-  const auto attention = attention_name(k), output = block_name(k);
-  Tensor y;
-  if (taps && asked_for(attention))
-    y = block(x, &(*taps)[attention]);
-  else if (options_.checkpoint_activations && is_training())
-    y = checkpointed([block](const Tensor& z) mutable { return block(z); }, x);
-  else
-    y = block(x);
-  if (taps && asked_for(output)) (*taps)[output] = y;
-  return y;
 }
 
 Tensor Vit::pool(const Tensor& tokens) {
@@ -121,15 +100,6 @@ Grid Vit::grid_of(const Tensor& images) const {
   return {images.size(2) / patch(), images.size(3) / patch()};
 }
 
-std::vector<std::string> Vit::taps() const {
-  std::vector<std::string> names;
-  for (int64_t k = 0; k < depth(); ++k) {
-    names.push_back(block_name(k));
-    names.push_back(attention_name(k));
-  }
-  return names;
-}
-
 int64_t Vit::layer_of(const std::string& parameter) const {
   for (const char* first : {"cls_token", "pos_embed", "patch_embed.", "norm_pre."})
     if (parameter.starts_with(first)) return 0;
@@ -143,15 +113,11 @@ std::vector<std::string> Vit::frozen() const {
 }
 
 bool Vit::fits(const std::string& name, torch::IntArrayRef stored) const {
-  return name == "pos_embed" && stored.size() == 3 && stored[0] == 1 && stored[2] == dim_ &&
-         square_grid(stored[1], kExtra).height > 0;
+  return name == "pos_embed" && is_position_table(stored, kExtra, dim_);
 }
 
-Tensor Vit::fit(const std::string& name, const Tensor& stored) const {
-  const Grid from = square_grid(stored.size(1), kExtra), to = grid();
-  log_info("{}: positions of a {} x {} grid interpolated to {} x {}", name, from.height, from.width,
-           to.height, to.width);
-  return resize_positions(stored.to(torch::kDouble), kExtra, from, to);
+Tensor Vit::fit(const std::string& /*name*/, const Tensor& stored) const {
+  return fit_positions(stored, kExtra, grid());
 }
 
 // timm: Linear truncated normal, the patch convolution as PyTorch's, class token N(0, 1e-6). MAE:

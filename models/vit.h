@@ -89,7 +89,7 @@ class Vit : public Backbone, public FreezePolicy, public WeightFitter {
 
   // "blocks.N": output of block N, [B, 1 + K, D]; "attention.N": its attention's softmax, [B,
   // heads, 1 + K, 1 + K].
-  std::vector<std::string> taps() const override;
+  std::vector<std::string> taps() const override { return blocks_->taps(); }
   // Class token, positions, patch embedding 0; blocks.k k + 1; the rest depth + 1.
   int64_t layer_of(const std::string& parameter) const override;
   int64_t layers() const override { return depth() + 2; }
@@ -101,15 +101,13 @@ class Vit : public Backbone, public FreezePolicy, public WeightFitter {
 
  private:
   Grid grid_of(const torch::Tensor& images) const;
-  torch::Tensor run_block(int64_t k, const torch::Tensor& x,
-                          std::map<std::string, torch::Tensor>* taps);
   void initialise(uint64_t seed);
 
   VitOptions options_;
   int64_t image_size_, dim_;
   torch::Tensor cls_token_, pos_embed_;  // [1, 1, D], [1, 1 + L, D]
   Conv2d proj_{nullptr};
-  std::vector<VitBlock> blocks_;
+  VitBlocks blocks_{nullptr};
   LayerNorm norm_pre_{nullptr}, norm_{nullptr}, fc_norm_{nullptr};
   EmbeddingHead feature_{nullptr};
 };

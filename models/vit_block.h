@@ -2,7 +2,10 @@
 // with its layer scale and drop path. timm's names.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "models/attention.h"
 #include "models/transformer_layers.h"
@@ -14,7 +17,7 @@ struct VitBlockShape {
   double mlp_ratio = 4, layer_scale = 0, drop_path = 0, norm_eps = 1e-6;  // layer_scale 0: none
   bool qkv_bias = true;
   Activation activation = Activation::kGelu;
-  std::string name;  // of the block in its network: its draws are by that name
+  std::string name = {};  // of the block in its network: its draws are by that name
 };
 
 // Children `norm1`, `attn`, `ls1`, `norm2`, `mlp`, `ls2`.
@@ -33,5 +36,23 @@ class VitBlockImpl : public torch::nn::Module {
   LayerScale ls1_{nullptr}, ls2_{nullptr};
 };
 TORCH_MODULE(VitBlock);
+
+// Blocks in a row, children `0`, `1` ...; to be registered as `blocks`. The drop path of `shape` is
+// the last block's and rises to it from 0.
+class VitBlocksImpl : public torch::nn::Module {
+ public:
+  VitBlocksImpl(VitBlockShape shape, int64_t depth, bool checkpoint_activations);
+  // [B, N, D]. Outputs for which `asked` is true go into `taps`, if given.
+  torch::Tensor forward(torch::Tensor x,
+                        const std::function<bool(const std::string&)>& asked = nullptr,
+                        std::map<std::string, torch::Tensor>* taps = nullptr);
+  // "blocks.N", a block's output [B, N, D]; "attention.N", its attention [B, heads, N, N].
+  std::vector<std::string> taps() const;
+
+ private:
+  bool checkpoint_;
+  std::vector<VitBlock> blocks_;
+};
+TORCH_MODULE(VitBlocks);
 
 }  // namespace facetrain

@@ -253,6 +253,68 @@ std::string select(const OnnxCall& call) {
   return call.emit("Squeeze", {kept, call.constant(Ints{axis})});
 }
 
+// (self, shifts, dims): what leaves at one end comes in at the other
+std::string roll(const OnnxCall& call) {
+  const Ints shifts = call.integers(1), axes = call.integers(2);
+  call.check(shifts.size() == axes.size(), "a shift for every axis");
+  constexpr int64_t kEnd = std::numeric_limits<int64_t>::max();
+  std::string x = call.tensor(0);
+  for (size_t k = 0; k < axes.size(); ++k) {
+    const auto part = [&](int64_t start, int64_t end) {
+      return call.emit("Slice", {x, call.constant(Ints{start}), call.constant(Ints{end}),
+                                 call.constant(Ints{axes[k]}), call.constant(Ints{1})});
+    };
+    if (shifts[k] != 0)
+      x = call.emit("Concat", {part(-shifts[k], kEnd), part(0, -shifts[k])}, {{"axis", axes[k]}});
+  }
+  return x;
+}
+
+// (self, pad, value): pad counts from the last axis, begin and end in turn
+std::string constant_pad(const OnnxCall& call) {
+  const Ints pad = call.integers(1);
+  const auto rank = static_cast<size_t>(call.rank(0));
+  Ints pads(2 * rank, 0);
+  for (size_t k = 0; k < pad.size(); ++k) pads[rank - 1 - k / 2 + (k % 2 == 0 ? 0 : rank)] = pad[k];
+  return call.emit("Pad", {call.tensor(0), call.constant(pads), call.constant(call.number(2))});
+}
+
+// (self, size, implicit): -1 keeps what stands there, as 1 does in ONNX
+std::string expand(const OnnxCall& call) {
+  Ints sizes = call.integers(1);
+  for (int64_t& size : sizes) size = size == -1 ? 1 : size;
+  return call.emit("Expand", {call.tensor(0), call.constant(sizes)});
+}
+
+// (weight, indices, padding_idx, scale_grad_by_freq, sparse)
+std::string embedding(const OnnxCall& call) {
+  return call.emit("Gather", {call.tensor(0), call.tensor(1)}, {{"axis", int64_t{0}}});
+}
+
+// (query, key, value, mask, dropout, causal, scale, grouped): softmax(scale · q kᵀ + mask) v
+std::string attention(const OnnxCall& call) {
+  call.check(call.number(4) == 0 && !call.flag(5) && !call.flag(7),
+             "attention without dropout, causal mask and groups");
+  const int64_t rank = call.rank(1);
+  const double scale =
+      call.is_none(6) ? 1 / std::sqrt(static_cast<double>(call.shape(0).back())) : call.number(6);
+  Ints swapped(static_cast<size_t>(rank));
+  std::iota(swapped.begin(), swapped.end(), 0);
+  std::swap(swapped[swapped.size() - 1], swapped[swapped.size() - 2]);
+  const auto query = call.emit("Mul", {call.tensor(0), call.constant(scale)});
+  const auto key = call.emit("Transpose", {call.tensor(1)}, {{"perm", swapped}});
+  std::string scores = call.emit("MatMul", {query, key});
+  if (!call.is_none(3)) scores = call.emit("Add", {scores, call.tensor(3)});
+  const auto weights = call.emit("Softmax", {scores}, {{"axis", rank - 1}});
+  return call.emit("MatMul", {weights, call.tensor(2)});
+}
+
+// (self, beta, threshold)
+std::string softplus(const OnnxCall& call) {
+  call.check(call.number(1) == 1, "softplus with beta 1");
+  return call.emit("Softplus", {call.tensor(0)});
+}
+
 // (tensors, dim)
 std::string cat(const OnnxCall& call) {
   const int64_t rank = static_cast<int64_t>(call.result_shape().size());
@@ -274,9 +336,12 @@ const std::map<std::string, OnnxRule>& onnx_rules() {
       {"aten::bmm", binary("MatMul")},
       {"aten::cat", cat},
       {"aten::clone", same},
+      {"aten::constant_pad_nd", constant_pad},
       {"aten::contiguous", same},
       {"aten::detach", same},
       {"aten::div", binary("Div")},
+      {"aten::embedding", embedding},
+      {"aten::expand", expand},
       {"aten::flatten", flatten},
       {"aten::gelu", gelu},
       {"aten::layer_norm", layer_norm},
@@ -290,11 +355,14 @@ const std::map<std::string, OnnxRule>& onnx_rules() {
       {"aten::prelu", prelu},
       {"aten::relu", unary("Relu")},
       {"aten::reshape", reshape},
+      {"aten::roll", roll},
+      {"aten::scaled_dot_product_attention", attention},
       {"aten::select", select},
       {"aten::sigmoid", unary("Sigmoid")},
       {"aten::silu", silu},
       {"aten::slice", slice},
       {"aten::softmax", softmax},
+      {"aten::softplus", softplus},
       {"aten::sqrt", unary("Sqrt")},
       {"aten::squeeze", squeeze},
       {"aten::sub", sum("Sub")},

@@ -95,6 +95,24 @@ Tensor squeeze(const Call& c) {
   return x;
 }
 
+// Begins and ends stand for the axes in order; PyTorch counts from the last.
+Tensor pad(const Call& c) {
+  const Ints pads = c.list(1);
+  const size_t rank = pads.size() / 2;
+  Ints reversed;
+  for (size_t axis = rank; axis-- > 0;)
+    reversed.insert(reversed.end(), {pads[axis], pads[axis + rank]});
+  return at::constant_pad_nd(c.in[0], reversed, c.in.at(2).item());
+}
+
+// Both sides broadcast: 1 keeps an axis.
+Tensor expand(const Call& c) {
+  Ints sizes = c.list(1);
+  for (size_t k = 0; k < sizes.size(); ++k)
+    sizes[k] = sizes[k] == 1 ? c.in[0].size(static_cast<int64_t>(k)) : sizes[k];
+  return c.in[0].expand(sizes);
+}
+
 const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
   static const std::map<std::string, std::function<Tensor(const Call&)>> all{
       {"Add", [](const Call& c) { return c.in[0] + c.in[1]; }},
@@ -112,6 +130,7 @@ const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
        }},
       {"Div", [](const Call& c) { return c.in[0] / c.in[1]; }},
       {"Erf", [](const Call& c) { return c.in[0].erf(); }},
+      {"Expand", expand},
       {"Flatten",
        [](const Call& c) {
          FT_CHECK(c.integer("axis", 1) == 1, "ONNX: Flatten from axis {}", c.integer("axis", 1));
@@ -135,6 +154,7 @@ const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
                                c.integer("ceil_mode", 0) != 0);
        }},
       {"Mul", [](const Call& c) { return c.in[0] * c.in[1]; }},
+      {"Pad", pad},
       {"PRelu", [](const Call& c) { return at::where(c.in[0] < 0, c.in[0] * c.in[1], c.in[0]); }},
       {"ReduceMean",
        [](const Call& c) {
@@ -145,6 +165,7 @@ const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
       {"Sigmoid", [](const Call& c) { return c.in[0].sigmoid(); }},
       {"Slice", slice},
       {"Softmax", [](const Call& c) { return c.in[0].softmax(c.integer("axis", -1)); }},
+      {"Softplus", [](const Call& c) { return at::softplus(c.in[0]); }},
       {"Sqrt", [](const Call& c) { return c.in[0].sqrt(); }},
       {"Squeeze", squeeze},
       {"Sub", [](const Call& c) { return c.in[0] - c.in[1]; }},

@@ -49,9 +49,14 @@ std::string find_prefix(const WeightsFile& file, const State& state) {
   return best;
 }
 
-bool is_head(const std::string& name) {
+// ResNet's classifier is `fc.`, which in other networks is a layer of their own.
+bool is_head(const std::string& name, const State& state) {
+  const auto below = [](const std::string& prefix) {
+    return [prefix](const auto& entry) { return entry.first.starts_with(prefix); };
+  };
   return std::any_of(kHeads.begin(), kHeads.end(),
-                     [&](const char* head) { return name.starts_with(head); });
+                     [&](const char* head) { return name.starts_with(head); }) ||
+         (name.starts_with("fc.") && std::none_of(state.begin(), state.end(), below("fc.")));
 }
 
 std::string shorten(const std::vector<std::string>& names, size_t most = 8) {
@@ -108,7 +113,7 @@ void list_others(const WeightsFile& file, const State& state, LoadReport& report
     if (!inside)
       report.ignored.push_back(stored);
     else if (!state.contains(name))
-      (is_head(name) ? report.ignored : report.unexpected).push_back(stored);
+      (is_head(name, state) ? report.ignored : report.unexpected).push_back(stored);
   }
 }
 
@@ -196,9 +201,12 @@ LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path&
   FT_CHECK(!copies.empty(), "{}: no tensor of this file belongs to the network{}", path.string(),
            found);
   FT_CHECK(!strict || found.empty(),
-           "{}: these weights do not fit the network{}; choose the network they were made with, or "
-           "set model.strict=false to load what fits",
-           path.string(), found);
+           "{}: these weights do not fit the network{}; choose the network they were made with{}, "
+           "or set model.strict=false to load what fits and leave the rest random",
+           path.string(), found,
+           report.mismatched.empty() ? ""
+                                     : " and its data.size (another data.size than they were "
+                                       "trained with gives a last layer of another shape)");
   const std::string turned = order == ColorOrder::kBgr ? first_convolution(network) : "";
   copy_weights(*file, report.prefix, copies, fitter, turned);
   report.turned = copies.contains(turned);

@@ -57,11 +57,11 @@ enum class ColorOrder { kRgb, kBgr };
 // names, cast to their types. The names may stand below a prefix, whatever its words are: our
 // checkpoints' `backbone.`, DataParallel's `module.`, Lightning's `state_dict.model.`; the prefix
 // below which most of the network's names are found is taken (of several the shortest, then the
-// first), everything outside it is ignored. Missing `num_batches_tracked` and left-over `head.` and
-// `classifier.` tensors are no fault. Weights for BGR have the input channels of the network's
-// first convolution reversed, so that the network takes RGB as all others do. Nothing is changed
-// unless everything can be loaded: with `strict` any fault throws, without it only a file that
-// shares no tensor with the network does.
+// first), everything outside it is ignored. Missing `num_batches_tracked` and left-over tensors of
+// heads (`head.`, `classifier.`, `fc.` where the network has no such layer) are no fault. Weights
+// for BGR have the input channels of the network's first convolution reversed, so that the network
+// takes RGB as all others do. Nothing is changed unless everything can be loaded: with `strict` any
+// fault throws, without it only a file that shares no tensor with the network does.
 LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& file, bool strict,
                         ColorOrder order = ColorOrder::kRgb);
 

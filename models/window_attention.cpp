@@ -1,5 +1,7 @@
 #include "models/window_attention.h"
 
+#include <ATen/TracerMode.h>
+
 #include "core/check.h"
 
 namespace facetrain {
@@ -70,6 +72,7 @@ const WindowAttentionImpl::Tables& WindowAttentionImpl::tables(const WindowLayou
   const auto device = relative_position_bias_table.device();
   auto& found = tables_[{layout.height, layout.width, device.type(), device.index()}];
   if (!found.index.defined()) {
+    const at::tracer::impl::NoTracerDispatchMode constants;  // of a graph that is being traced
     found.index = layout.position_index().to(device);
     if (shift_ > 0) found.mask = layout.mask().to(device);
   }

@@ -211,6 +211,18 @@ const std::vector<ToyCase>& toy_cases() {
          const auto mixed = at::linear(gram.mean({2}, true).squeeze(-1), n.square);
          return at::prelu(mixed, n.bias);
        }},
+      {"windows", 12,
+       [](Toy& n, const Tensor& x) {
+         const auto map = at::roll(tokens(x).view({-1, 2, 2, 12}), {1, -1}, {1, 2});
+         const auto t = at::constant_pad_nd(map, {0, 0, 1, 0, 0, 1}, 0.5).flatten(1, 2);
+         const auto index = torch::tensor({3, 0, 5, 5, 1, 2, 8, 7, 4});  // rows, [9, 12]
+         const auto mask = at::softplus(at::embedding(n.square, index).slice(1, 0, 9));
+         const auto heads = t.view({-1, 9, 3, 4}).transpose(1, 2);  // [B, 3, 9, 4]
+         const auto y = at::scaled_dot_product_attention(
+             heads, heads * 2, heads, mask.unsqueeze(0).expand({3, -1, -1}).unsqueeze(0));
+         const auto z = at::scaled_dot_product_attention(y, heads, heads, {}, 0, false, 0.25);
+         return (y - z).transpose(1, 2).flatten(2).mean({1});
+       }},
       {"convolution", 12,
        [](Toy& n, const Tensor& x) {
          const auto weight = n.square.view({12, 3, 2, 2});

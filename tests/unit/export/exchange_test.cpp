@@ -8,6 +8,7 @@
 #include "core/deferred.h"
 #include "core/safetensors.h"
 #include "export/exporter.h"
+#include "tests/support/tiny_backbone.h"
 
 namespace facetrain {
 namespace {
@@ -25,8 +26,8 @@ torch::Tensor images(int64_t batch, double shift) {
 
 // Running statistics that belong to the weights: an untrained deep network overflows without.
 std::shared_ptr<Backbone> warmed_network(const std::string& name) {
-  auto network = create_backbone(
-      Config::parse("{name: " + name + ", width: 0.125, embedding: 24, dropout: 0}"), {11, kSide});
+  auto network =
+      create_backbone(Config::parse("name: " + name + "\n" + tiny_options(name)), {11, kSide});
   network->train();
   const torch::NoGradGuard no_grad;
   for (int batch = 0; batch < 20; ++batch) {

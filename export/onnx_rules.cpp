@@ -286,6 +286,18 @@ std::string expand(const OnnxCall& call) {
   return call.emit("Expand", {call.tensor(0), call.constant(sizes)});
 }
 
+// (self, other): the other's shape is asked for when the network runs, so that it may hold the
+// number of images
+std::string expand_as(const OnnxCall& call) {
+  return call.emit("Expand", {call.tensor(0), call.emit("Shape", {call.tensor(1)})});
+}
+
+// (self, low, high)
+std::string hardtanh(const OnnxCall& call) {
+  return call.emit("Clip",
+                   {call.tensor(0), call.constant(call.number(1)), call.constant(call.number(2))});
+}
+
 // (weight, indices, padding_idx, scale_grad_by_freq, sparse)
 std::string embedding(const OnnxCall& call) {
   return call.emit("Gather", {call.tensor(0), call.tensor(1)}, {{"axis", int64_t{0}}});
@@ -342,8 +354,10 @@ const std::map<std::string, OnnxRule>& onnx_rules() {
       {"aten::div", binary("Div")},
       {"aten::embedding", embedding},
       {"aten::expand", expand},
+      {"aten::expand_as", expand_as},
       {"aten::flatten", flatten},
       {"aten::gelu", gelu},
+      {"aten::hardtanh", hardtanh},
       {"aten::layer_norm", layer_norm},
       {"aten::leaky_relu", leaky_relu},
       {"aten::linear", linear},

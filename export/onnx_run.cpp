@@ -128,6 +128,7 @@ const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
          return at::conv2d(c.in[0], c.in[1], c.optional(2), c.integers("strides", {1, 1}),
                            c.padding(), c.integers("dilations", {1, 1}), c.integer("group", 1));
        }},
+      {"Clip", [](const Call& c) { return c.in[0].clamp(c.in.at(1).item(), c.in.at(2).item()); }},
       {"Div", [](const Call& c) { return c.in[0] / c.in[1]; }},
       {"Erf", [](const Call& c) { return c.in[0].erf(); }},
       {"Expand", expand},
@@ -162,6 +163,7 @@ const std::map<std::string, std::function<Tensor(const Call&)>>& operators() {
        }},
       {"Relu", [](const Call& c) { return c.in[0].relu(); }},
       {"Reshape", reshape},
+      {"Shape", [](const Call& c) { return at::tensor(c.in[0].sizes(), at::kLong); }},
       {"Sigmoid", [](const Call& c) { return c.in[0].sigmoid(); }},
       {"Slice", slice},
       {"Softmax", [](const Call& c) { return c.in[0].softmax(c.integer("axis", -1)); }},

@@ -29,6 +29,13 @@ void init_with(torch::Tensor& parameter, uint64_t seed, const std::string& name,
   parameter.copy_(values);
 }
 
+// Box and Muller give two values a pair of words.
+std::array<double, 2> two_normals(Random& random, double deviation) {
+  const double radius = deviation * std::sqrt(-2 * std::log(1 - random.uniform()));
+  const double angle = 2 * std::numbers::pi * random.uniform();
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
 // The prefix below which most names of the network are found in the file. Every beginning of a
 // name that ends at a dot is tried.
 std::string find_prefix(const WeightsFile& file, const State& state) {
@@ -143,11 +150,10 @@ void init_normal(torch::Tensor parameter, uint64_t seed, const std::string& name
                  double deviation) {
   init_with(parameter, seed, name, [&](uint64_t key, float* values, int64_t count) {
     Random random(key);
-    for (int64_t i = 0; i < count; i += 2) {  // Box and Muller give two values a pair of words
-      const double radius = deviation * std::sqrt(-2 * std::log(1 - random.uniform()));
-      const double angle = 2 * std::numbers::pi * random.uniform();
-      values[i] = static_cast<float>(mean + radius * std::cos(angle));
-      if (i + 1 < count) values[i + 1] = static_cast<float>(mean + radius * std::sin(angle));
+    for (int64_t i = 0; i < count; i += 2) {
+      const auto [first, second] = two_normals(random, deviation);
+      values[i] = static_cast<float>(mean + first);
+      if (i + 1 < count) values[i + 1] = static_cast<float>(mean + second);
     }
   });
 }
@@ -164,11 +170,9 @@ void init_trunc_normal(torch::Tensor parameter, uint64_t seed, const std::string
                        double deviation) {
   init_with(parameter, seed, name, [&](uint64_t key, float* values, int64_t count) {
     Random random(key);
-    for (int64_t i = 0; i < count; ++i) {
-      double value = random.normal(0, deviation);
-      while (std::abs(value) > 2) value = random.normal(0, deviation);
-      values[i] = static_cast<float>(value);
-    }
+    for (int64_t i = 0; i < count;)
+      for (const double value : two_normals(random, deviation))
+        if (std::abs(value) <= 2 && i < count) values[i++] = static_cast<float>(value);
   });
 }
 

@@ -206,10 +206,11 @@ const std::vector<ToyCase>& toy_cases() {
        }},
       {"products", 12,
        [](Toy& n, const Tensor& x) {
-         const auto t = tokens(x);
+         const auto first = n.bias.view({1, 1, 12});  // before every image's tokens
+         const auto t = at::cat({first.expand_as(tokens(x).slice(1, 0, 1)), tokens(x)}, 1);
          const auto gram = at::bmm(t.transpose(1, 2), t);  // [B, 12, 12]
          const auto mixed = at::linear(gram.mean({2}, true).squeeze(-1), n.square);
-         return at::prelu(mixed, n.bias);
+         return at::prelu(at::hardtanh(mixed, -2, 0.75), n.bias);
        }},
       {"windows", 12,
        [](Toy& n, const Tensor& x) {

@@ -20,17 +20,18 @@ if [ -n "${FACETRAIN_CI_MINUTES:-}" ]; then
 fi
 cd "$FACETRAIN_ROOT"
 
-# The witnesses' Python: made anew when launch/witnesses.txt changes; complete or absent.
+# The witnesses' Python: made anew when launch/witnesses*.txt change; complete or absent.
 make_witnesses() {
   export FACETRAIN_PYTHON=$FACETRAIN_PREFIX/venv/bin/python
   local mark
-  mark=$(sha256sum launch/witnesses.txt | cut -c1-16)
+  mark=$(cat launch/witnesses.txt launch/witnesses_timm.txt | sha256sum | cut -c1-16)
   if [ "$(cat "$FACETRAIN_PREFIX/venv/complete" 2>/dev/null)" != "$mark" ]; then
     say test "making the witnesses' virtual environment in $FACETRAIN_PREFIX/venv"
     rm -rf "$FACETRAIN_PREFIX/venv"
     python3 -m venv "$FACETRAIN_PREFIX/venv" || die test "python3 -m venv failed: run launch/setup.sh"
-    "$FACETRAIN_PYTHON" -m pip install --quiet --disable-pip-version-check -r launch/witnesses.txt ||
-      die test "could not install launch/witnesses.txt: is the network there?"
+    local pip=("$FACETRAIN_PYTHON" -m pip install --quiet --disable-pip-version-check)
+    { "${pip[@]}" -r launch/witnesses.txt && "${pip[@]}" --no-deps -r launch/witnesses_timm.txt; } ||
+      die test "could not install launch/witnesses.txt and launch/witnesses_timm.txt: is the network there?"
     printf '%s' "$mark" >"$FACETRAIN_PREFIX/venv/complete"
   fi
   dirname "$TORCH_DIR" >"$("$FACETRAIN_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/facetrain_torch.pth"

@@ -4,6 +4,7 @@
 #include "models/init_weights.h"
 #include "models/layers.h"
 #include "models/transformer_layers.h"
+#include "models/translated_weights.h"
 #include "models/trunk.h"
 
 namespace facetrain {
@@ -17,6 +18,7 @@ struct ConvNextOptions : TrunkOptions {
   double layer_scale = 1e-6;
   void fields(auto& f) {
     TrunkOptions::fields(f);
+    block_fields(f);
     f("layer_scale", layer_scale, range(0, 1), "start of every channel's gamma");
   }
 };
@@ -76,7 +78,7 @@ struct Stage {
 
 constexpr int64_t kLeastSide = 32;  // four times four, then halved three times
 
-class ConvNext : public Trunk {
+class ConvNext : public Trunk, public WeightTranslator {
  public:
   ConvNext(const ConvNextOptions& options, const BackboneContext& context, int64_t dim,
            const std::vector<int64_t>& depths_of_it)
@@ -108,7 +110,7 @@ class ConvNext : public Trunk {
       if (stage > 0) x = stages[stage].downsample->forward(x);
       auto& blocks = stages[stage].blocks;
       for (size_t k = 0; k < blocks.size(); ++k) {
-        x = blocks[k]->forward(x);
+        x = run_block(blocks[k], x);
         tap(features, static_cast<int64_t>(stage), static_cast<int64_t>(k), x);
       }
       features.pyramid.push_back(x);
@@ -117,6 +119,10 @@ class ConvNext : public Trunk {
     const NoAutocast full_precision(c10::autocast_dispatch_keyset);
     features.embedding = feature(norm(to_full_precision(x).mean({2, 3})));
     return features;
+  }
+
+  std::unique_ptr<WeightsFile> translated(std::unique_ptr<WeightsFile> file) const override {
+    return translate_convnext(std::move(file));
   }
 
  private:

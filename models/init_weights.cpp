@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/random.h"
 #include "core/weights_file.h"
+#include "models/translated_weights.h"
 
 namespace facetrain {
 namespace {
@@ -193,7 +194,9 @@ void init_kaiming_fan_out(const torch::nn::Module& network, uint64_t seed) {
 
 LoadReport load_weights(torch::nn::Module& network, const std::filesystem::path& path, bool strict,
                         ColorOrder order) {
-  const auto file = open_weights_file(path);
+  auto file = open_weights_file(path);
+  if (const auto* translator = dynamic_cast<const WeightTranslator*>(&network))
+    file = translator->translated(std::move(file));
   const auto state = named_state(network);
   LoadReport report;
   report.file = path.string();

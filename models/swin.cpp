@@ -7,8 +7,10 @@
 
 #include "core/check.h"
 #include "core/freeze.h"
+#include "core/log.h"
 #include "models/init_weights.h"
 #include "models/transformer_layers.h"
+#include "models/translated_weights.h"
 #include "models/trunk.h"
 #include "models/window_attention.h"
 
@@ -34,6 +36,7 @@ struct SwinOptions : TrunkOptions {
     f("condition", condition, one_of("none", "stages", "as_released"),
       "the two-number slot behind every stage (SOLIDER); as_released: the last one, which its code "
       "does not use, is kept but not used");
+    block_fields(f);
     f("condition_weight", condition_weight, range(0, 1),
       "λ where nobody gives one: 1 semantics, 0 appearance");
   }
@@ -112,7 +115,11 @@ struct Stage {
   std::vector<std::shared_ptr<Block>> blocks;
 };
 
-class Swin : public Trunk, public ConditionedBackbone, public FreezePolicy {
+class Swin : public Trunk,
+             public ConditionedBackbone,
+             public FreezePolicy,
+             public WeightFitter,
+             public WeightTranslator {
  public:
   Swin(const SwinOptions& options, const BackboneContext& context, const Layout& layout)
       : Trunk(options, context, layout.depths, {"layers.", ".blocks."}),
@@ -152,6 +159,27 @@ class Swin : public Trunk, public ConditionedBackbone, public FreezePolicy {
         fmt::format("semantic_embed_*.{}.*", count() - 1)};  // part of the files, used by no one
   }
 
+  // A bias table of another window is interpolated (bicubic), as Swin's authors do it.
+  bool fits(const std::string& name, torch::IntArrayRef stored) const override {
+    if (!name.ends_with("relative_position_bias_table") || stored.size() != 2) return false;
+    const auto table = named_parameters()[name];
+    const int64_t side = table_side(stored[0]);
+    return stored[1] == table.size(1) && side * side == stored[0] && side % 2 == 1;
+  }
+  Tensor fit(const std::string& name, const Tensor& stored) const override {
+    const int64_t from = table_side(stored.size(0)), heads = stored.size(1);
+    const int64_t to = table_side(named_parameters()[name].size(0));
+    log_info("{}: window {} made {} by interpolation", name, (from + 1) / 2, (to + 1) / 2);
+    const auto map = stored.to(torch::kFloat).t().reshape({1, heads, from, from});
+    const std::vector<int64_t> size{to, to};
+    return at::upsample_bicubic2d(map, size, /*align_corners=*/false, c10::nullopt, c10::nullopt)
+        .view({heads, to * to})
+        .t();
+  }
+  std::unique_ptr<WeightsFile> translated(std::unique_ptr<WeightsFile> file) const override {
+    return translate_swin(std::move(file), count());
+  }
+
   // What stands behind a stage belongs to the next one's first block.
   int64_t layer_of(const std::string& parameter) const override {
     constexpr std::string_view kSlot = "semantic_embed_w.";  // as long as the other's
@@ -163,6 +191,9 @@ class Swin : public Trunk, public ConditionedBackbone, public FreezePolicy {
 
  private:
   int64_t count() const { return static_cast<int64_t>(depths().size()); }  // of stages
+  static int64_t table_side(int64_t rows) {
+    return std::llround(std::sqrt(static_cast<double>(rows)));
+  }
 
   void check_shape() const {
     FT_CHECK(!depths().empty() && depths().size() <= 4 && heads_.size() == depths().size(),
@@ -228,7 +259,7 @@ class Swin : public Trunk, public ConditionedBackbone, public FreezePolicy {
       if (stage > 0) x = condition(stages[stage].downsample->forward(x), stage - 1, pair);
       auto& blocks = stages[stage].blocks;
       for (size_t k = 0; k < blocks.size(); ++k) {
-        x = blocks[k]->forward(x);
+        x = run_block(blocks[k], x);
         tap(features, static_cast<int64_t>(stage), static_cast<int64_t>(k),
             x.permute({0, 3, 1, 2}));
       }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "models/backbone.h"
+#include "models/checkpointed.h"
 #include "models/embedding_head.h"
 
 namespace facetrain {
@@ -32,6 +33,12 @@ struct TrunkOptions : CommonModelOptions {
       "probability of dropping the last block's branches for a sample; it rises from 0 block by "
       "block");
     f("depths", depths, "blocks of each stage, [2, 2, 6, 2]; empty: the network's own");
+  }
+  // Of trunks whose blocks keep no statistics, so that they can run twice.
+  bool checkpoint_activations = false;
+  void block_fields(auto& f) {
+    f("checkpoint_activations", checkpoint_activations,
+      "compute each block again in the backward: less memory, a third more time");
   }
 };
 
@@ -65,6 +72,12 @@ class Trunk : public Backbone {
   std::string block_name(int64_t stage, int64_t block) const;  // stages from 0
   // Of a branch of block `index`, counted through all stages.
   double drop_path_of(int64_t index) const;
+  // block->forward(x), whose activations are not kept with checkpoint_activations.
+  template <class Block>
+  torch::Tensor run_block(const std::shared_ptr<Block>& block, const torch::Tensor& x) const {
+    if (!options_.checkpoint_activations || !is_training()) return block->forward(x);
+    return checkpointed([block](const torch::Tensor& y) { return block->forward(y); }, x);
+  }
   // Keeps a block's output if it was asked for.
   void tap(Features& features, int64_t stage, int64_t block, const torch::Tensor& map) const;
 

@@ -1,5 +1,9 @@
 // ConvNeXt: timm's names, shapes and counts, gradients, maps and layer ids. That its features are
 // timm's is tests/e2e/test_timm_trunks.py's to know.
+#include <cmath>
+#include <filesystem>
+
+#include "core/safetensors.h"
 #include "tests/support/error_of.h"
 #include "tests/support/trunk_checks.h"
 
@@ -121,6 +125,45 @@ TEST(ConvNext, LayersAreItsBlocksInOrder) {
     EXPECT_TRUE(network->named_parameters().contains(name)) << name;
     EXPECT_EQ(network->layer_of(name), layer) << name;
   }
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  return at == text.npos ? text : text.replace(at, from.size(), to);
+}
+
+TEST(ConvNext, ReadsItsAuthorsLayout) {
+  const torch::NoGradGuard no_grad;
+  const auto file = std::filesystem::path(testing::TempDir()) / "convnext_layout.safetensors";
+  const auto from = make_trunk("convnext_tiny", kTiny, 32);
+  NamedTensors saved{{"model.head.weight", torch::zeros({10, 96})}};
+  for (const auto& item : from->named_parameters()) {
+    auto name = replaced(item.key(), "stem.", "downsample_layers.0.");
+    for (const char* stage : {"1", "2", "3"})
+      name = replaced(name, fmt::format("stages.{}.downsample.", stage),
+                      fmt::format("downsample_layers.{}.", stage));
+    name = replaced(replaced(name, ".blocks.", "."), "conv_dw", "dwconv");
+    name = replaced(replaced(name, "mlp.fc", "pwconv"), "head.norm.", "norm.");
+    EXPECT_TRUE(name != item.key()) << name;
+    saved.emplace_back("model." + name, item.value().detach());
+  }
+  save_safetensors(file, saved);
+  const auto to = make_trunk("convnext_tiny", std::string(kTiny) + ", init: " + file.string(), 32,
+                             /*seed=*/8);
+  const auto x = noise({2, 3, 32, 32}, 3);
+  EXPECT_TRUE(to->forward(x).embedding.equal(from->forward(x).embedding));
+  std::filesystem::remove(file);
+}
+
+TEST(ConvNext, RecomputedBlocksGiveTheSameGradients) {
+  const auto kept = make_trunk("convnext_tiny", kTiny, 32);
+  const auto again =
+      make_trunk("convnext_tiny", std::string(kTiny) + ", checkpoint_activations: true", 32);
+  const auto x = noise({4, 3, 32, 32}, 3);
+  for (auto* network : {kept.get(), again.get()}) score(network->forward(x)).backward();
+  const auto expected = kept->named_parameters();
+  for (const auto& item : again->named_parameters())
+    EXPECT_TRUE(item.value().grad().equal(expected[item.key()].grad())) << item.key();
 }
 
 TEST(ConvNext, DropsPathsByPositionAndRunsInHalfWidth) {

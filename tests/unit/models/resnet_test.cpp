@@ -1,5 +1,7 @@
 // ResNet: torchvision's names, shapes and counts, gradients, maps, start and layer ids. That its
 // features are timm's is tests/e2e/test_timm_trunks.py's to know.
+#include <cmath>
+
 #include "tests/support/error_of.h"
 #include "tests/support/trunk_checks.h"
 

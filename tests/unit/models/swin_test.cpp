@@ -3,7 +3,12 @@
 // tests/e2e/test_timm_trunks.py's to know.
 #include "models/swin.h"
 
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
 #include "core/freeze.h"
+#include "core/safetensors.h"
 #include "models/window_attention.h"
 #include "tests/support/error_of.h"
 #include "tests/support/trunk_checks.h"
@@ -233,6 +238,124 @@ TEST(Swin, AsReleasedTheLastConditionIsFrozenAndUnused) {
     EXPECT_EQ(network->forward(x).embedding.equal(before), released);
     network->named_parameters()["semantic_embed_w.1.weight"].copy_(noise({32, 2}, 4));
     EXPECT_FALSE(network->forward(x).embedding.equal(before));
+  }
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  return at == text.npos ? text : text.replace(at, from.size(), to);
+}
+
+// A network of the file's weights gives the features of the network that was saved.
+void expect_loads(Backbone& from, const NamedTensors& saved, const std::string& options) {
+  const auto file = std::filesystem::path(testing::TempDir()) / "swin_layout.safetensors";
+  save_safetensors(file, saved);
+  const auto to = make_trunk(kName, options + ", init: " + file.string(), 32, /*seed=*/8);
+  const auto x = noise({2, 3, 32, 32}, 3);
+  EXPECT_TRUE(to->forward(x).embedding.equal(from.forward(x).embedding));
+  std::filesystem::remove(file);
+}
+
+TEST(Swin, ReadsMicrosoftsLayout) {
+  const torch::NoGradGuard no_grad;
+  const auto from = make_trunk(kName, kTiny, 32);
+  NamedTensors saved{{"model.layers.0.blocks.0.attn.relative_position_index", torch::zeros({256})},
+                     {"model.layers.0.blocks.1.attn_mask", torch::zeros({4, 16, 16})},
+                     {"model.head.weight", torch::zeros({10, 32})}};
+  for (const auto& item : from->named_parameters()) {
+    auto name = replaced(item.key(), "layers.1.downsample", "layers.0.downsample");
+    if (name == item.key()) name = replaced(name, "layers.2.downsample", "layers.1.downsample");
+    saved.emplace_back("model." + name, item.value().detach());
+  }
+  expect_loads(*from, saved, kTiny);
+}
+
+// A merging's last axis as PyTorch's unfold has it: for each channel rows, then columns.
+Tensor unfolded(const Tensor& ours) {
+  auto theirs = torch::empty_like(ours);
+  const int64_t channels = ours.size(-1) / 4;
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t row = 0; row < 2; ++row)
+      for (int64_t column = 0; column < 2; ++column)
+        theirs.select(-1, 4 * c + 2 * row + column)
+            .copy_(ours.select(-1, (2 * column + row) * channels + c));
+  return theirs;
+}
+
+TEST(Swin, ReadsSolidersLayout) {
+  const torch::NoGradGuard no_grad;
+  const auto options = std::string(kTiny) + ", condition: as_released";
+  const auto from = make_trunk(kName, options, 32);
+  for (auto& parameter : from->parameters())
+    if (parameter.dim() == 1) parameter.add_(noise(parameter.sizes(), parameter.numel()));
+  NamedTensors saved{{"teacher.backbone.norm0.weight", torch::zeros({8})},
+                     {"teacher.backbone.norm1.bias", torch::zeros({16})},
+                     {"student.module.head.mlp.0.weight", torch::zeros({2, 2})}};
+  for (const auto& item : from->named_parameters()) {
+    auto name = replaced(item.key(), "patch_embed.proj", "patch_embed.projection");
+    if (name == "norm.weight" || name == "norm.bias") name = replaced(name, "norm", "norm2");
+    name = replaced(replaced(name, ".attn.", ".attn.w_msa."), ".mlp.fc1.", ".ffn.layers.0.0.");
+    name = replaced(replaced(name, ".mlp.fc2.", ".ffn.layers.1."), "layers.", "stages.");
+    name = replaced(name, ".ffn.stages.", ".ffn.layers.");
+    const bool merging = name.find("downsample") != name.npos;
+    if (merging) name = replaced(name, name.substr(7, 1), std::to_string(name.at(7) - '1'));
+    saved.emplace_back("teacher.backbone." + name,
+                       merging ? unfolded(item.value()) : item.value().detach());
+  }
+  ASSERT_EQ(saved[3 + 2].first.substr(0, 17), "teacher.backbone.");
+  expect_loads(*from, saved, options);
+}
+
+TEST(Swin, TablesOfAnotherWindowAreInterpolated) {
+  const torch::NoGradGuard no_grad;
+  const auto file = std::filesystem::path(testing::TempDir()) / "swin_tables.safetensors";
+  const auto from = make_trunk(kName, kTiny, 64);  // windows of 4, and in the last stage too
+  const std::string name = "layers.0.blocks.0.attn.relative_position_bias_table";
+  const auto before = noise({49, 2}, 4);
+  from->named_parameters()[name].copy_(before);
+  NamedTensors saved;
+  for (const auto& item : from->named_parameters())
+    saved.emplace_back(item.key(), item.value().detach());
+  save_safetensors(file, saved);
+  const auto options = replaced(kTiny, "window: 4", "window: 8") + ", init: " + file.string();
+  const auto after = make_trunk(kName, options, 64)->named_parameters()[name].view({15, 15, 2});
+  // Keys' cubic convolution with a = -0.75 (PyTorch's), borders repeated, at three places.
+  const auto kernel = [](double x) {
+    x = std::abs(x);
+    if (x <= 1) return (1.25 * x - 2.25) * x * x + 1;
+    return x < 2 ? -0.75 * (((x - 5) * x + 8) * x - 4) : 0.0;
+  };
+  for (const auto& [row, column] : {std::pair{7, 7}, {3, 12}, {0, 14}}) {
+    const double y = (row + 0.5) * 7 / 15 - 0.5, x = (column + 0.5) * 7 / 15 - 0.5;
+    auto expected = torch::zeros({2}, torch::kDouble);
+    for (int64_t v = -4; v < 12; ++v)
+      for (int64_t u = -4; u < 12; ++u) {
+        const int64_t at = std::clamp<int64_t>(v, 0, 6) * 7 + std::clamp<int64_t>(u, 0, 6);
+        expected += before[at].to(torch::kDouble) * (kernel(y - v) * kernel(x - u));
+      }
+    EXPECT_LE(largest_difference(after[row][column].to(torch::kDouble), expected), 1e-6) << row;
+  }
+  const auto other = replaced(kTiny, "heads: [2, 2, 4]", "heads: [4, 2, 4]");
+  expect_error([&] { make_trunk(kName, other + ", init: " + file.string(), 64); },
+               {"of another shape", "network [49, 4], file [49, 2]"});
+  std::filesystem::remove(file);
+}
+
+TEST(Swin, RecomputedBlocksGiveTheSameGradients) {
+  const auto kept = make_trunk(kName, std::string(kTiny) + ", drop_path: 0.3", 32);
+  const auto again =
+      make_trunk(kName, std::string(kTiny) + ", drop_path: 0.3, checkpoint_activations: true", 32);
+  const auto x = noise({4, 3, 32, 32}, 3);
+  for (auto* network : {kept.get(), again.get()}) {
+    const StepScope scope({.seed = 3, .positions = torch::arange(4)});
+    score(network->forward(x)).backward();
+  }
+  const auto expected = kept->named_parameters();
+  for (const auto& item : again->named_parameters()) {
+    const auto& gradient = expected[item.key()].grad();
+    EXPECT_LE((item.value().grad() - gradient).norm().item<double>(),
+              1e-4 * gradient.norm().item<double>() + 1e-5)
+        << item.key();
   }
 }
 

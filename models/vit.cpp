@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "models/trunk.h"
+#include "models/vit_weights.h"
 
 namespace facetrain {
 namespace {
@@ -112,12 +113,22 @@ std::vector<std::string> Vit::frozen() const {
   return {};
 }
 
-bool Vit::fits(const std::string& name, torch::IntArrayRef stored) const {
-  return name == "pos_embed" && is_position_table(stored, kExtra, dim_);
+std::unique_ptr<WeightsFile> Vit::translated(std::unique_ptr<WeightsFile> file) const {
+  return translate_vit(std::move(file));
 }
 
-Tensor Vit::fit(const std::string& /*name*/, const Tensor& stored) const {
-  return fit_positions(stored, kExtra, grid());
+bool Vit::fits(const std::string& name, torch::IntArrayRef stored) const {
+  if (name == "cls_token") return stored == torch::IntArrayRef{dim_};
+  if (name != "pos_embed" || stored.size() < 2) return false;
+  const std::vector<int64_t> table{stored.size() == 2 ? 1 : stored[0], stored[stored.size() - 2],
+                                   stored.back()};
+  return stored.size() <= 3 && is_position_table(table, kExtra, dim_);
+}
+
+Tensor Vit::fit(const std::string& name, const Tensor& stored) const {
+  if (name == "cls_token") return stored.view({1, 1, dim_});
+  const auto table = stored.dim() == 2 ? stored.unsqueeze(0) : stored;
+  return table.sizes() == pos_embed_.sizes() ? table : fit_positions(table, kExtra, grid());
 }
 
 // timm: Linear truncated normal, the patch convolution as PyTorch's, class token N(0, 1e-6). MAE:

@@ -12,6 +12,7 @@
 #include "models/backbone.h"
 #include "models/embedding_head.h"
 #include "models/position_table.h"
+#include "models/translated_weights.h"
 #include "models/vit_block.h"
 
 namespace facetrain {
@@ -55,7 +56,7 @@ struct VitOptions : CommonModelOptions {
   }
 };
 
-class Vit : public Backbone, public FreezePolicy, public WeightFitter {
+class Vit : public Backbone, public FreezePolicy, public WeightFitter, public WeightTranslator {
  public:
   // Throws unless the patch divides the image and the heads the width.
   Vit(const VitOptions& options, const BackboneContext& context);
@@ -95,7 +96,10 @@ class Vit : public Backbone, public FreezePolicy, public WeightFitter {
   int64_t layers() const override { return depth() + 2; }
   std::vector<std::string> frozen() const override;
 
-  // A position table of another grid is interpolated, and that is printed.
+  // CLIP's and DINOv2's own files (models/vit_weights.h).
+  std::unique_ptr<WeightsFile> translated(std::unique_ptr<WeightsFile> file) const override;
+  // A position table of another grid is interpolated, and that is printed; CLIP's tokens [D] and
+  // tables [1 + L, D] get the axes they lack.
   bool fits(const std::string& name, torch::IntArrayRef stored) const override;
   torch::Tensor fit(const std::string& name, const torch::Tensor& stored) const override;
 

@@ -173,6 +173,50 @@ TEST(Positions, ALoadedTableOfAnotherGridIsInterpolated) {
   std::filesystem::remove(file);
 }
 
+// The names of OpenAI's CLIP beside a text tower, and of DINOv2 in chunks (8.1).
+TEST(Vit, FilesOfClipAndDinov2AreRead) {
+  const auto file = std::filesystem::path(testing::TempDir()) / "other_names.safetensors";
+  const std::vector<std::pair<std::string, std::string>> clip{{"cls_token", "class_embedding"},
+                                                              {"pos_embed", "positional_embedding"},
+                                                              {"patch_embed.proj.", "conv1."},
+                                                              {"norm_pre.", "ln_pre."},
+                                                              {"attn.qkv.", "attn.in_proj_"},
+                                                              {"attn.proj.", "attn.out_proj."},
+                                                              {"mlp.fc1.", "mlp.c_fc."},
+                                                              {"mlp.fc2.", "mlp.c_proj."},
+                                                              {"norm1.", "ln_1."},
+                                                              {"norm2.", "ln_2."},
+                                                              {"blocks.", "transformer.resblocks."},
+                                                              {"norm.", "ln_post."}};
+  const auto theirs = [&](std::string name) {
+    for (const auto& [ours, other] : clip)
+      if (const auto at = name.find(ours); at != name.npos) name.replace(at, ours.size(), other);
+    return "visual." + name;
+  };
+  for (const bool is_clip : {true, false}) {
+    const std::string options = kTiny + (is_clip ? "pre_norm: true\n" : "layer_scale: 0.1\n");
+    const auto from = any("vit_tiny_patch16_224", options, 16);
+    disturb(*from);
+    NamedTensors tensors{{"visual.proj", torch::ones({24, 4})},
+                         {"transformer.resblocks.0.ln_1.weight", torch::ones({8})},
+                         {"positional_embedding", torch::ones({77, 8})}};
+    if (!is_clip) tensors = {{"mask_token", torch::ones({1, 24})}};
+    for (const auto& item : from->named_parameters()) {
+      auto name = is_clip ? theirs(item.key()) : item.key();
+      if (!is_clip && name.starts_with("blocks.")) name.replace(0, 7, "blocks.0.");
+      auto value = item.value().detach();
+      if (is_clip && item.key() == "cls_token") value = value.flatten();
+      if (is_clip && item.key() == "pos_embed") value = value[0];
+      tensors.emplace_back(name, value);
+    }
+    save_safetensors(file, tensors);
+    const auto to = any("vit_tiny_patch16_224", options + "init: " + file.string(), 16);
+    for (const auto& item : from->named_parameters())
+      EXPECT_TRUE(item.value().equal(to->named_parameters()[item.key()])) << item.key();
+  }
+  std::filesystem::remove(file);
+}
+
 TEST(Vit, NothingMaskedIsTheWhole) {
   const auto network = tiny();
   disturb(*network);

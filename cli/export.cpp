@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/sha256.h"
 #include "export/exporter.h"
+#include "trainer/checkpoint.h"
 #include "trainer/model_loader.h"
 
 namespace facetrain {
@@ -55,6 +56,7 @@ void check_places(const ExportArguments& arguments, const Config& section) {
 
 void export_model(ExportArguments arguments) {
   arguments.model.split();
+  arguments.model.what = follow_pointer(arguments.model.what).string();
   const Config section = section_of(arguments.format);
   check_places(arguments, section);
   const LoadedModel model = load_model(arguments.model.what, arguments.model.overrides, c10::kCPU);

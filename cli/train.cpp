@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/version.h"
 #include "comm/world.h"
+#include "trainer/checkpoint.h"
 #include "trainer/recipe.h"
 #include "trainer/run.h"
 #include "trainer/run_options.h"
@@ -41,6 +42,20 @@ std::pair<std::string, std::vector<std::string>> split_words(
   return {file, overrides};
 }
 
+// --resume wants the run; somebody who names one of its checkpoints may mean something else.
+void check_is_run(const std::string& resume) {
+  const std::filesystem::path path = std::filesystem::path(resume).lexically_normal();
+  const std::filesystem::path folder = path.has_filename() ? path : path.parent_path();
+  const auto checkpoint = follow_pointer(folder);
+  if (!is_checkpoint(checkpoint)) return;
+  const auto run = checkpoint.parent_path();
+  throw CLI::ValidationError(
+      "train", fmt::format("--resume {}: this names a checkpoint: --resume {} continues from the "
+                           "newest; to start from this one: model.init={}",
+                           resume, run.empty() ? "." : run.string(),
+                           (checkpoint / "model.safetensors").string()));
+}
+
 Config read_config(const TrainArguments& arguments) {
   auto [file, overrides] = split_words(arguments.words);
   if (arguments.resume.empty()) {
@@ -58,6 +73,7 @@ Config read_config(const TrainArguments& arguments) {
           "train", fmt::format("--resume continues in the folder of the run, '{}'; '{}' asks for "
                                "another: leave it out, or copy the folder and resume the copy",
                                arguments.resume, word));
+  check_is_run(arguments.resume);
   Config config = run_config(arguments.resume);
   config.override_with(overrides);
   config.set("run", arguments.resume);  // the folder may have moved since

@@ -143,6 +143,21 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   return run / checkpoint_name(*newest);
 }
 
+fs::path follow_pointer(const fs::path& path) {
+  const std::string word = path.filename();
+  if ((word != "best" && word != "latest") || fs::is_directory(path)) return path;
+  FT_CHECK(fs::exists(path), "there is no '{}': {}", path.string(),
+           word == "best" ? "a run has one after its first evaluation with checkpoint.keep_best"
+                          : "a run has one after its first checkpoint");
+  std::ifstream in(path);
+  std::string name;
+  std::getline(in, name);
+  const fs::path folder = path.parent_path() / name;
+  FT_CHECK(checkpoint_step(folder) && is_checkpoint(folder),
+           "'{}' names the checkpoint '{}', which is not there", path.string(), name);
+  return folder;
+}
+
 CheckpointMeta read_meta(const fs::path& checkpoint) {
   const fs::path file = checkpoint / "meta.yaml";
   FT_CHECK(fs::exists(file), "{}: not a checkpoint: it has no meta.yaml", checkpoint.string());

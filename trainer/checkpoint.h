@@ -47,6 +47,9 @@ std::string checkpoint_name(int64_t step);
 std::optional<int64_t> checkpoint_step(const std::filesystem::path& folder);
 // The newest complete checkpoint of a run folder; nothing when it has none.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
+// The checkpoint that RUN/best or RUN/latest names; any other path as it is. Throws where such a
+// file does not exist, or names a checkpoint that does not.
+std::filesystem::path follow_pointer(const std::filesystem::path& path);
 // True for a folder that holds a meta.yaml.
 bool is_checkpoint(const std::filesystem::path& folder);
 

@@ -201,11 +201,11 @@ void Checkpointer::prune() {
   std::vector<std::string> names;
   for (const auto& item : fs::directory_iterator(run_)) {
     const std::string name = item.path().filename();
-    if (checkpoint_step(item.path()) && is_checkpoint(item.path()) && name != best)
-      names.push_back(name);
+    if (checkpoint_step(item.path()) && is_checkpoint(item.path())) names.push_back(name);
   }
   std::sort(names.rbegin(), names.rend());
   for (size_t i = static_cast<size_t>(options_.keep); i < names.size(); ++i) {
+    if (names[i] == best) continue;
     // Renamed first: a kill in the middle of the removal must not leave half a checkpoint under a
     // final name.
     const fs::path doomed = run_ / (names[i] + ".old.tmp");

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/log.h"
 #include "core/safetensors.h"
 #include "core/torch.h"
 #include "core/weights_file.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr const char* kExportedConfig = "facetrain.config";
 constexpr const char* kAverage = "ema.backbone.";
 // Sets the keys that speak of model.init back to what they are without one.
-const std::array<std::string, 3> kOfInit{"model.init=", "model.color_order=rgb",
+const std::array<std::string, 3> kOfInit{"model.init=\"\"", "model.color_order=rgb",
                                          "model.strict=true"};
 
 // Where the weights lie and what they belong to.
@@ -49,6 +50,20 @@ struct ModelConfig {
     f("data", data, "its input");
   }
 };
+
+// A network and its input are all that can be set of one that is trained.
+void check_keys(std::span<const std::string> overrides) {
+  for (const auto& word : overrides) {
+    const std::string root = word.substr(0, word.find_first_of(".="));
+    const std::string guess = config_detail::nearest(root, {"model", "data"});
+    FT_CHECK(root == "model" || root == "data",
+             "command line: unknown key '{}'{}; a trained network takes keys of: data, model",
+             word.substr(0, word.find('=')),
+             root == "device" ? " (the device is an option: --device cuda)"
+             : guess.empty()  ? ""
+                              : fmt::format(" (did you mean '{}'?)", guess));
+  }
+}
 
 // A section that has only the named keys of another; values are shared.
 ConfigNodePtr select(const ConfigNode& from, const std::vector<std::string>& keys) {
@@ -136,6 +151,16 @@ bool take_averages(Backbone& network, const fs::path& weights) {
   return found;
 }
 
+// With model.strict=false a network may be part loaded, part random: no embedding of it means much.
+void warn_of_random(const LoadReport& found) {
+  std::vector<std::string> names = found.missing;
+  for (const auto& fault : found.mismatched) names.push_back(fault.substr(0, fault.find(':')));
+  if (names.empty() || log_rank() != 0) return;
+  log_warn("{}: of the network, {} not loaded and random: {}", found.file,
+           names.size() == 1 ? "1 tensor is" : fmt::format("{} tensors are", names.size()),
+           fmt::join(names, ", "));
+}
+
 // A TorchScript file: its own graph is the network.
 LoadedModel load_script_model(const std::string& file, std::span<const std::string> overrides,
                               c10::Device device) {
@@ -167,8 +192,10 @@ LoadedModel load_script_model(const std::string& file, std::span<const std::stri
 
 }  // namespace
 
-LoadedModel load_model(const std::string& what, std::span<const std::string> overrides,
+LoadedModel load_model(const std::string& named, std::span<const std::string> overrides,
                        c10::Device device) {
+  check_keys(overrides);
+  const std::string what = follow_pointer(named).string();
   FT_CHECK(fs::exists(what),
            "there is no '{}': wanted a run folder, a checkpoint folder, a .safetensors, .pth or "
            "TorchScript file",
@@ -192,6 +219,7 @@ LoadedModel load_model(const std::string& what, std::span<const std::string> ove
   const auto& common = model.backbone->common();
   const auto found = load_weights(*model.backbone, origin.weights, common.strict, common.colors());
   if (origin.foreign) report(found);
+  warn_of_random(found);
   if (take_averages(*model.backbone, origin.weights)) model.describe += ", averaged weights";
   for (auto& parameter : model.backbone->parameters()) parameter.requires_grad_(false);
   model.backbone->to(device);

@@ -1,6 +1,7 @@
 // A trained network from whatever a user names: for eval, embed and export.
 //
-// Accepted: a run folder (its newest checkpoint), a checkpoint folder, a file that `facetrain
+// Accepted: a run folder (its newest checkpoint), a checkpoint folder, RUN/best or RUN/latest, a
+// file that `facetrain
 // export --to safetensors` wrote, bare weights with public names (.safetensors, .pth) together with
 // `model.name=... data.normalize=...`, or a TorchScript file (one of another program together with
 // `data.size=... data.normalize=...`), whose own graph is then the network. Averaged weights are

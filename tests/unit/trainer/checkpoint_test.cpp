@@ -102,6 +102,29 @@ TEST(Checkpoint, KeepsTheNewestAndTheBest) {
   std::ifstream(folder.path() / "best") >> best;
   EXPECT_EQ(latest, "step_000000005");
   EXPECT_EQ(best, "step_000000001");
+  save_at(folder.path(), 2, 6, 0, options, /*best=*/true);
+  std::vector<std::string> left;
+  for (const auto& item : fs::directory_iterator(folder.path()))
+    if (item.is_directory()) left.push_back(item.path().filename());
+  std::ranges::sort(left);
+  EXPECT_EQ(left, (std::vector<std::string>{"step_000000005", "step_000000006"}))
+      << "the best is one of the newest two";
+}
+
+TEST(Checkpoint, PointersNameACheckpoint) {
+  const TemporaryFolder folder;
+  save_at(folder.path(), 1, 1, 0, {}, /*best=*/true);
+  save_at(folder.path(), 1, 2, 0);
+  EXPECT_EQ(follow_pointer(folder.path() / "best"), folder.path() / "step_000000001");
+  EXPECT_EQ(follow_pointer(folder.path() / "latest"), folder.path() / "step_000000002");
+  EXPECT_EQ(follow_pointer(folder.path()), folder.path());
+  EXPECT_EQ(follow_pointer(folder.path() / "step_000000001" / "meta.yaml"),
+            folder.path() / "step_000000001" / "meta.yaml");
+  fs::remove_all(folder.path() / "step_000000001");
+  expect_error([&] { follow_pointer(folder.path() / "best"); },
+               {"best", "'step_000000001'", "not there"});
+  expect_error([&] { follow_pointer(folder.path() / "none" / "best"); },
+               {"there is no", "best", "checkpoint.keep_best"});
 }
 
 TEST(Checkpoint, UnfinishedFoldersDoNotExistAndAreRemoved) {

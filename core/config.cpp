@@ -6,6 +6,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/log.h"
+
 namespace facetrain {
 namespace {
 
@@ -203,6 +205,10 @@ Override parse_override(const std::string& text) {
     FT_CHECK(!key.empty(), "command line: '{}' has an empty word between its dots", path);
     item.keys.push_back(key);
   }
+  FT_CHECK(text.find_first_not_of(" \t\r\n", equals + 1) != std::string::npos,
+           "command line: {}: wanted a value after '=', found nothing (an empty text is written "
+           "\"\")",
+           path);
   item.value = parse_text(text.substr(equals + 1), "command line", path);
   return item;
 }
@@ -222,10 +228,27 @@ ConfigNode& open_section(ConfigNode& root, const std::vector<std::string>& keys)
   return *section;
 }
 
+// Drops what files say about the section's choice, and tells so: on standard error, for what prints
+// a configuration prints nothing else.
+void drop_choice(ConfigNode& section, const Override& item) {
+  std::vector<std::string> dropped;
+  std::string place;
+  for (const auto& [key, value] : section.map) {
+    if (key == "name" || value->file == "command line" || value->kind == Kind::kNull) continue;
+    if (dropped.empty() && !value->file.empty())
+      place = fmt::format(" of {}:{}", value->file, value->line);
+    dropped.push_back(key);
+  }
+  std::erase_if(section.map, [](const auto& e) { return e.second->file != "command line"; });
+  if (dropped.empty() || log_rank() != 0) return;
+  log_warn("command line: {}={}: {}{} no longer appl{}", fmt::join(item.keys, "."),
+           config_detail::to_text(*item.value), fmt::join(dropped, ", "), place,
+           dropped.size() == 1 ? "ies" : "y");
+}
+
 void apply(ConfigNode& root, const Override& item) {
   ConfigNode& section = open_section(root, item.keys);
-  if (item.keys.size() > 1 && item.keys.back() == "name")
-    std::erase_if(section.map, [](const auto& e) { return e.second->file != "command line"; });
+  if (item.keys.size() > 1 && item.keys.back() == "name") drop_choice(section, item);
   set_child(section, item.keys.back(), item.value);
 }
 

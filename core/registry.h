@@ -71,8 +71,11 @@ class Registry {
     const std::string name = section.name();
     for (const auto& entry : entries_)
       if (entry.name == name) return entry;
-    const std::string guess = config_detail::nearest(name, names());
-    FT_FAIL("{}: {} '{}'{}; known: {}", section.place(),
+    std::string guess = config_detail::nearest(name, names());
+    if constexpr (requires { Product::our_name(name); })
+      if (const std::string ours = Product::our_name(name); !ours.empty()) guess = ours;
+    const auto written = section.node().find("name");
+    FT_FAIL("{}: {} '{}'{}; known: {}", name.empty() ? section.place() : written->place(),
             name.empty() ? fmt::format("wanted a name of a {}, found", Product::kKind)
                          : fmt::format("unknown {}", Product::kKind),
             name, guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess),

@@ -18,6 +18,13 @@ int64_t CommonModelOptions::scaled(int64_t channels) const {
   return whole;
 }
 
+std::string Backbone::our_name(const std::string& theirs) {
+  if (theirs == "mbf" || theirs == "mbf_large") return "mobilefacenet" + theirs.substr(3);
+  for (const char* depth : {"18", "34", "50", "100", "200"})
+    if (theirs == std::string("r") + depth) return std::string("iresnet") + depth;
+  return "";
+}
+
 void Backbone::check_images(const torch::Tensor& images) const {
   const int64_t size = image_size();
   FT_CHECK(

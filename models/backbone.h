@@ -59,6 +59,8 @@ struct BackboneContext {
 class Backbone : public torch::nn::Module {
  public:
   static constexpr const char* kKind = "backbone";
+  // What a network of arcface_torch's get_model() ("r50", "mbf") is called here; "" for another.
+  static std::string our_name(const std::string& theirs);
   explicit Backbone(const CommonModelOptions& common) : common_(common) {}
   // Images [B, 3, H, W], normalised, channels_last preferred.
   virtual Features forward(const torch::Tensor& images) = 0;

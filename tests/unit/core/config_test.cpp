@@ -112,6 +112,32 @@ TEST_F(ConfigFiles, AnotherNameDropsTheFilesOtherKeys) {
   EXPECT_NE(loss_again.dump().find("margin: 0.2"), std::string::npos);
 }
 
+TEST_F(ConfigFiles, WhatANameDropsIsSaid) {
+  const auto file =
+      write("c.yaml", "seed: 1\nloss:\n  name: arcface\n  margin: 0.3\n  scale: 30\n");
+  const auto said = [&](std::vector<std::string> overrides) {
+    ::testing::internal::CaptureStderr();
+    Config::load(file, overrides);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  expect_parts(said({"loss.name=cosface"}), {"command line: loss.name=cosface: margin, scale of ",
+                                             "c.yaml:4 no longer apply\n"});
+  expect_parts(said({"loss.name=arcface", "loss.margin=0.2"}), {"c.yaml:4 no longer apply"});
+  EXPECT_EQ(said({"loss.margin=0.2"}), "");
+  EXPECT_EQ(said({"optimizer.name=sgd"}), "") << "nothing was written there";
+}
+
+TEST_F(ConfigFiles, AnOverrideHasAValue) {
+  const auto file = write("c.yaml", "run: old\n");
+  for (const char* nothing : {"run=", "run=  "}) {
+    const std::vector<std::string> overrides{nothing};
+    expect_parts(error_of([&] { Config::load(file, overrides); }),
+                 {"command line: run: wanted a value after '=', found nothing", "\"\""});
+  }
+  const std::vector<std::string> empty{"run=\"\""};
+  EXPECT_EQ(Config::load(file, empty).as<Options>().run, "");
+}
+
 TEST(Config, TextIsSetAsItIs) {
   auto config = Config::parse("run: old\n");
   config.set("run", "runs/a #1: [b");
@@ -300,7 +326,11 @@ TEST(Registry, MakesWhatTheNameSays) {
     return error_of([&] { shapes.create(Config::parse(yaml, "c.yaml"), 1.0); });
   };
   expect_parts(fails("name: sqaure\n"),
-               {"c.yaml", "unknown shape 'sqaure'", "did you mean 'square'"});
+               {"c.yaml:1: name: unknown shape 'sqaure'", "did you mean 'square'"});
+  auto overridden = Config::parse("shape:\n  side: 3\n", "c.yaml");
+  overridden.override_with(std::vector<std::string>{"shape.name=sqaure"});
+  expect_parts(error_of([&] { shapes.create(overridden.section("shape"), 1.0); }),
+               {"command line: shape.name: unknown shape 'sqaure'"});
   expect_parts(fails("side: 3\n"), {"wanted a name of a shape", "known: square"});
   expect_parts(fails("name: square\nsied: 3\n"), {"'sied'", "'side'"});
   expect_parts(error_of([&] { shapes.add<Square, Square::Options>("square", "again"); }), {"two"});

@@ -16,18 +16,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_image(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  static const std::array<std::string, 5> known = {".jpg", ".jpeg", ".png", ".pgm", ".ppm"};
-  return std::find(known.begin(), known.end(), extension) != known.end();
-}
+constexpr const char* kImages = ".jpg .jpeg .png .pgm .ppm";
+
+// Files that a set leaves out because of their names' endings.
+struct Skipped {
+  int64_t count = 0;
+  fs::path first;  // in byte order
+  void add(const fs::path& file) {
+    if (count++ == 0 || file.generic_string() < first.generic_string()) first = file;
+  }
+  void tell(FileList& list) const {
+    if (count > 0)
+      list.warnings.push_back(fmt::format("skipped {} file{} not {} (first: {})", count,
+                                          count == 1 ? " that is" : "s that are", kImages,
+                                          first.generic_string()));
+  }
+};
 
 bool is_hidden(const fs::path& path) { return path.filename().string().starts_with("."); }
 
 // All images below a folder, by key, sorted.
-std::map<std::string, int64_t> images_below(const fs::path& folder, const fs::path& root) {
+std::map<std::string, int64_t> images_below(const fs::path& folder, const fs::path& root,
+                                            Skipped& skipped) {
   std::map<std::string, int64_t> found;
   const auto options = fs::directory_options::follow_directory_symlink;
   for (auto at = fs::recursive_directory_iterator(folder, options);
@@ -37,6 +47,8 @@ std::map<std::string, int64_t> images_below(const fs::path& folder, const fs::pa
     } else if (at->is_regular_file() && is_image(at->path())) {
       found[at->path().lexically_relative(root).generic_string()] =
           static_cast<int64_t>(at->file_size());
+    } else if (at->is_regular_file()) {
+      skipped.add(at->path());
     }
   }
   return found;
@@ -47,15 +59,13 @@ std::string last_part(const fs::path& path) {
   return (whole.has_filename() ? whole.filename() : whole.parent_path().filename()).string();
 }
 
-void add_identities(FileList& list, const std::vector<fs::path>& folders) {
+void add_identities(FileList& list, const std::vector<fs::path>& folders, Skipped& skipped) {
   int64_t identity = 0;
   for (const fs::path& folder : folders) {
-    const auto images = images_below(folder, list.root);
+    const auto images = images_below(folder, list.root, skipped);
     if (images.empty()) {
-      list.warnings.push_back(
-          fmt::format("'{}' has no image (.jpg .jpeg .png .pgm .ppm): skipped, it gets no class "
-                      "number",
-                      folder.string()));
+      list.warnings.push_back(fmt::format(
+          "'{}' has no image ({}): skipped, it gets no class number", folder.string(), kImages));
       continue;
     }
     for (const auto& [key, bytes] : images) list.items.push_back({key, identity, bytes});
@@ -80,6 +90,14 @@ void check_folder(const fs::path& folder) {
 
 }  // namespace
 
+bool is_image(const fs::path& path) {
+  std::string extension = path.extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  static const std::array<std::string, 5> known = {".jpg", ".jpeg", ".png", ".pgm", ".ppm"};
+  return std::find(known.begin(), known.end(), extension) != known.end();
+}
+
 void check_exists(const fs::path& path) {
   if (fs::exists(path)) return;
   const fs::path whole = fs::absolute(path).lexically_normal();
@@ -90,10 +108,14 @@ void check_exists(const fs::path& path) {
     beside.push_back(entry.path().filename().string());
   std::sort(beside.begin(), beside.end());
   const std::string guess = config_detail::nearest(clean.filename().string(), beside);
-  FT_CHECK(!guess.empty(), "there is no '{}': give a path that exists", path.string());
+  const std::string from =
+      path.is_absolute() ? ""
+                         : fmt::format(" (paths are relative to where facetrain is started: {})",
+                                       fs::current_path(ignored).string());
+  FT_CHECK(!guess.empty(), "there is no '{}': give a path that exists{}", path.string(), from);
   const fs::path near =
       (path.has_filename() ? path.parent_path() : path.parent_path().parent_path()) / guess;
-  FT_FAIL("there is no '{}' (did you mean '{}'?)", path.string(), near.string());
+  FT_FAIL("there is no '{}' (did you mean '{}'?){}", path.string(), near.string(), from);
 }
 
 FileList list_folder(const fs::path& folder) {
@@ -101,17 +123,20 @@ FileList list_folder(const fs::path& folder) {
   FileList list{last_part(folder), folder, {}, {}};
   std::vector<fs::path> folders;
   std::map<std::string, int64_t> direct;
+  Skipped skipped;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (is_hidden(entry.path())) continue;
     if (entry.is_directory())
       folders.push_back(entry.path());
     else if (entry.is_regular_file() && is_image(entry.path()))
       direct[entry.path().filename().string()] = static_cast<int64_t>(entry.file_size());
+    else if (entry.is_regular_file())
+      skipped.add(entry.path());
   }
   std::sort(folders.begin(), folders.end(), [](const fs::path& a, const fs::path& b) {
     return a.filename().string() < b.filename().string();
   });
-  add_identities(list, folders);
+  add_identities(list, folders, skipped);
   if (list.items.empty()) {
     for (const auto& [key, bytes] : direct) list.items.push_back({key, -1, bytes});
   } else if (!direct.empty()) {
@@ -120,19 +145,21 @@ FileList list_folder(const fs::path& folder) {
                     "identity",
                     direct.size(), folder.string()));
   }
+  skipped.tell(list);
   FT_CHECK(!list.items.empty(),
-           "'{}' has no image (.jpg .jpeg .png .pgm .ppm): wanted one folder an identity with its "
-           "images",
-           folder.string());
+           "'{}' has no image ({}): wanted one folder an identity with its images", folder.string(),
+           kImages);
   return list;
 }
 
 FileList list_images(const fs::path& folder) {
   check_folder(folder);
   FileList list{last_part(folder), folder, {}, {}};
-  for (const auto& [key, bytes] : images_below(folder, folder))
+  Skipped skipped;
+  for (const auto& [key, bytes] : images_below(folder, folder, skipped))
     list.items.push_back({key, -1, bytes});
-  FT_CHECK(!list.items.empty(), "'{}' has no image (.jpg .jpeg .png .pgm .ppm)", folder.string());
+  skipped.tell(list);
+  FT_CHECK(!list.items.empty(), "'{}' has no image ({})", folder.string(), kImages);
   return list;
 }
 

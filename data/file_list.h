@@ -24,8 +24,8 @@ struct FileList {
 
 // `folder` with one sub-folder an identity, numbered in byte order of their names; images (.jpg
 // .jpeg .png .pgm .ppm, any case) at any depth below, in byte order of their paths. A sub-folder
-// without images is skipped with a warning. Images directly in `folder` and no sub-folder with any:
-// a set without identities. Hidden files are ignored.
+// without images is skipped with a warning, files of other endings are too. Images directly in
+// `folder` and no sub-folder with any: a set without identities. Hidden files are ignored.
 FileList list_folder(const std::filesystem::path& folder);
 
 // Every image below `folder`, in byte order of their paths, as a set without identities.
@@ -34,6 +34,9 @@ FileList list_images(const std::filesystem::path& folder);
 // Lines `path<TAB>label`, paths relative to the list's folder, labels >= 0. Errors name file and
 // line.
 FileList read_list(const std::filesystem::path& file);
+
+// Whether a file's name ends as those of images do: .jpg .jpeg .png .pgm .ppm, in any case.
+bool is_image(const std::filesystem::path& path);
 
 // The labels below the largest that no item has, "1, 2 ... (12 in all)"; empty when there are none.
 std::string list_gaps(const FileList& list);

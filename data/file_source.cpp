@@ -30,7 +30,8 @@ class FileSource : public Source {
       identities_ = std::max(identities_, item.identity + 1);
     }
     if (bytes <= kKeptBytes) kept_.resize(list_.items.size());
-    for (const std::string& warning : list_.warnings) log_warn("{}", warning);
+    if (log_rank() == 0)  // all ranks see the same files
+      for (const std::string& warning : list_.warnings) log_warn("{}", warning);
   }
 
   int64_t size() const override { return static_cast<int64_t>(list_.items.size()); }

@@ -193,7 +193,7 @@ Sample Loader::Parts::read(int64_t position, const at::Tensor& room,
           attempt == 0 ? sampler->at(position) : sampler->replacement(position, attempt), room);
       break;
     } catch (const Error& error) {
-      if (options.corrupt != "skip") throw;
+      if (options.corrupt != "skip") FT_FAIL("{}", training_error(error));
       skipped.emplace_back(error.what());
       FT_CHECK(attempt + 1 < attempts,
                "{} samples in a row cannot be read, the last one: {}; check the data with "

@@ -117,7 +117,8 @@ class ShardSource final : public Source {
   std::string key(int64_t index) const override {
     const auto [shard, record] = locate(index);
     const auto column = shard->find("name");
-    if (!column || !shard->has(*column, record)) return describe(index);
+    if (!column || !shard->has(*column, record))
+      return fmt::format("{}#{}", shard->file().filename().string(), record);
     const auto text = shard->value(*column, record);
     return {text.begin(), text.end()};
   }

@@ -20,6 +20,8 @@ std::string prefix_of(const std::string& where) {
 std::shared_ptr<const Source> open_source(const std::string& where, const ImageOptions& options) {
   FT_CHECK(!where.empty(), "wanted the path of a data set, found nothing: set data.train");
   const std::string prefix = prefix_of(where);
+  FT_CHECK(!prefix.empty() || !is_image(where) || !std::filesystem::is_regular_file(where),
+           "'{}' is a picture: give its folder, or list:FILE", where);
   auto node = std::make_shared<ConfigNode>();
   node->kind = ConfigNode::Kind::kMap;
   node->path = where;
@@ -27,6 +29,12 @@ std::shared_ptr<const Source> open_source(const std::string& where, const ImageO
   node->map.emplace_back(
       "path", config_detail::write(prefix.empty() ? where : where.substr(prefix.size() + 1)));
   return Sources::get().create(Config(node), options);
+}
+
+std::string training_error(const Error& error) {
+  const std::string text = error.what();
+  const bool of_its_size = text.find("data.fit") != std::string::npos;  // the picture is whole
+  return of_its_size ? text : text + "; remove it, or set data.corrupt=skip";
 }
 
 IdentityCounts count_identities(const Source& source) {

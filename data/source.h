@@ -47,8 +47,8 @@ class Source {
   // For errors and the banner: "sets/a/synth-00003.h5, sample 17".
   virtual std::string describe(int64_t index) const = 0;
   virtual std::string name() const = 0;
-  // Path of the image below the folder that it came from, where that is known; describe()
-  // otherwise.
+  // Path of the image below the folder that it came from, where that is known; of other packed
+  // images SHARDFILE#ROW ("mine-00003.h5#17").
   virtual std::string key(int64_t index) const { return describe(index); }
 };
 using Sources =
@@ -58,6 +58,9 @@ using Sources =
 // or one shard, `folder:PATH` (a folder per identity), `list:FILE` (lines `path<TAB>label`),
 // `images:PATH` (every image below, no identities).
 std::shared_ptr<const Source> open_source(const std::string& where, const ImageOptions& options);
+
+// An error of read() as training says it: with what can be done about a damaged sample.
+std::string training_error(const Error& error);
 
 // How many images each identity of a set has.
 struct IdentityCounts {

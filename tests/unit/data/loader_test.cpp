@@ -188,7 +188,8 @@ TEST(Loader, CorruptSamplesAreErrorsOrReplaced) {
   plan.sampler = "name: sequential";
   plan.flip = false;
   const auto strict = plan.make();
-  EXPECT_THAT(error_of([&] { strict->next(); }), HasSubstr("memory sample 3: broken"));
+  EXPECT_THAT(error_of([&] { strict->next(); }),
+              HasSubstr("memory sample 3: broken; remove it, or set data.corrupt=skip"));
   plan.options.corrupt = "skip";
   const auto loader = plan.make();
   testing::internal::CaptureStderr();

@@ -25,9 +25,15 @@ TEST(FolderSource, NumbersIdentitiesByName) {
   write_file(folder.path() / "c" / ".hidden.png", {'x'});
   write_file(folder.path() / "d" / "one.ppm",
              {'P', '6', ' ', '1', ' ', '1', ' ', '2', '5', '5', '\n', 1, 2, 3});
+  write_file(folder.path() / "a" / "3.bmp", {'x'});
+  write_file(folder.path() / "readme", {'x'});
   testing::internal::CaptureStderr();
   const auto source = open_source("folder:" + folder.path().string(), {});
-  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("c' has no image"));
+  const std::string warnings = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(warnings, HasSubstr("c' has no image"));
+  EXPECT_THAT(warnings,
+              HasSubstr("skipped 3 files that are not .jpg .jpeg .png .pgm .ppm (first: " +
+                        (folder.path() / "a" / "3.bmp").string() + ")"));
   ASSERT_EQ(source->size(), 4);
   EXPECT_EQ(source->identities(), 3) << "the empty folder gets no number";
   EXPECT_EQ(source->key(0), "a/deep/x.jpg");
@@ -74,6 +80,13 @@ TEST(FolderSource, BadInputSaysWhatToDo) {
   EXPECT_THAT(error_of([&] { open_source((folder.path() / "faces").string(), {}); }),
               HasSubstr("has no shard"));
   EXPECT_THAT(error_of([&] { open_source("", {}); }), HasSubstr("data.train"));
+  EXPECT_THAT(error_of([&] { open_source("sets/nope", {}); }),
+              HasSubstr("there is no 'sets/nope': give a path that exists (paths are relative to "
+                        "where facetrain is started: " +
+                        fs::current_path().string() + ")"));
+  write_file(folder.path() / "one.PNG", png(1));
+  EXPECT_THAT(error_of([&] { open_source((folder.path() / "one.PNG").string(), {}); }),
+              HasSubstr("one.PNG' is a picture: give its folder, or list:FILE"));
   write_file(folder.path() / "faces" / "a" / "x.png", {'n', 'o'});
   const auto source = open_source("folder:" + (folder.path() / "faces").string(), {});
   EXPECT_THAT(error_of([&] { source->read(0); }), HasSubstr("x.png"));
@@ -182,7 +195,9 @@ TEST(ShardSource, CarriesOnlyTheNamedColumns) {
   write_test_set(folder.path(), 4, 4);
   ImageOptions options;
   options.columns = std::vector<std::string>{"age"};
-  const Sample sample = open_source(folder.path().string(), options)->read(0);
+  const auto source = open_source(folder.path().string(), options);
+  EXPECT_EQ(source->key(3), "tiny-00000.h5#3") << "names are not among the columns";
+  const Sample sample = source->read(0);
   EXPECT_TRUE(sample.fields.contains("age"));
   EXPECT_TRUE(sample.fields.contains("identity"));
   EXPECT_FALSE(sample.fields.contains("mask"));

@@ -26,7 +26,7 @@ struct CheckpointOptions {
     f("keep", keep, at_least(0), "newest checkpoints to keep; 0: all");
     f("keep_best", keep_best,
       "a figure of eval.sets ('lfw.accuracy') whose best checkpoint is kept too, named by the file "
-      "`best`");
+      "`best`; of 'lfw.eer' the lowest value is the best");
   }
 };
 

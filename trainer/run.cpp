@@ -73,7 +73,7 @@ RunFacts gather_facts(const RunOptions& options, const Config& config, const Str
   }
   for (const auto& parameter : parameters.trained)
     (parameter.owner ? facts.sharded : facts.parameters) += count_numbers(parameter);
-  facts.frozen = std::ssize(parameters.frozen);
+  facts.frozen = parameters.frozen;
   facts.image_size = recipe.exported().image_size();
   facts.batch_size = options.data.batch_size;
   facts.accumulate = options.trainer.accumulate;
@@ -122,14 +122,16 @@ Feed make_feed(Stream& main, const Config& config, const Recipe& recipe, const I
   return feed;
 }
 
+int64_t total_steps(const TrainerOptions& trainer, double steps_per_epoch) {
+  return trainer.steps >= 0 ? trainer.steps : Duration{trainer.epochs, true}.steps(steps_per_epoch);
+}
+
 LoopOptions loop_options(const RunOptions& options, int64_t epoch_size,
                          const std::string& resolved) {
   LoopOptions loop;
   loop.steps_per_epoch =
       static_cast<double>(epoch_size) / static_cast<double>(options.data.batch_size);
-  loop.total_steps = options.trainer.steps >= 0
-                         ? options.trainer.steps
-                         : Duration{options.trainer.epochs, true}.steps(loop.steps_per_epoch);
+  loop.total_steps = total_steps(options.trainer, loop.steps_per_epoch);
   loop.checkpoint_every = options.checkpoint.every;
   loop.evaluate_every = options.eval.every;
   loop.log_every = options.log.every;
@@ -153,7 +155,15 @@ std::optional<fs::path> common_newest_checkpoint(const fs::path& run, Communicat
 }
 
 // What a resumed run may not change: the order of the data and the epochs count steps of one size.
-void check_resumable(const fs::path& checkpoint, const RunOptions& before, const RunOptions& now) {
+void check_resumable(const fs::path& checkpoint, const RunOptions& before, const RunOptions& now,
+                     int64_t step, int64_t total) {
+  FT_CHECK(
+      step <= total,
+      "the run is at step {}; {} asks for {} in all: give a larger number; nothing was changed",
+      step,
+      now.trainer.steps >= 0 ? fmt::format("trainer.steps={}", now.trainer.steps)
+                             : fmt::format("trainer.epochs={:g}", now.trainer.epochs),
+      total);
   FT_CHECK(before.data.batch_size == now.data.batch_size,
            "data.batch_size: this run has {}, the resume asks for {}, and its data order and "
            "schedule count steps of {} images; resume without it, or start a new run from these "
@@ -162,27 +172,59 @@ void check_resumable(const fs::path& checkpoint, const RunOptions& before, const
            (checkpoint / "model.safetensors").string());
 }
 
+// A schedule spans the whole run: with another length the rate at this step is another one.
+void tell_rate(const Schedule& schedule, double lr, int64_t step, int64_t total_before,
+               const LoopOptions& loop) {
+  if (total_before == loop.total_steps || step >= loop.total_steps) return;
+  const int64_t last = std::max<int64_t>(total_before - 1, 0);  // a finished run has no rate after
+  const double now = lr * schedule.factor({step, loop.total_steps, loop.steps_per_epoch});
+  const double before =
+      lr * schedule.factor({std::min(step, last), total_before, loop.steps_per_epoch});
+  if (now != before) log_info("lr goes on at {:.3g} (with the old length: {:.3g})", now, before);
+}
+
 // Fills the live tensors and the state from the newest checkpoint, if there is one yet. Only when
 // it fits on every rank does the run folder take the new configuration.
-void restore(const RunOptions& options, const std::string& resolved,
-             const CheckpointTensors& tensors, Communicator& comm, TrainState& state) {
+void restore(const RunOptions& options, const LoopOptions& loop, const Schedule& schedule,
+             double lr, const CheckpointTensors& tensors, Communicator& comm, TrainState& state) {
   if (const auto newest = common_newest_checkpoint(options.run, comm)) {
     const CheckpointMeta meta = read_meta(*newest);
     const auto before = Config::parse(meta.config, newest->string()).as<RunOptions>();
-    check_resumable(*newest, before, options);
+    check_resumable(*newest, before, options, meta.state.step, loop.total_steps);
     const TrainState fresh = state;
     state = meta.state;
     if (before.trainer.precision != options.trainer.precision) {  // a scale of its own
       state.loss_scale = fresh.loss_scale;
       state.scale_streak = 0;
     }
+    // The best of one figure is no bound on another.
+    if (before.checkpoint.keep_best != options.checkpoint.keep_best) state.has_best = false;
     read_checkpoint(*newest, tensors);
     log_info("resumed from {} (step {})", newest->string(), state.step);
+    tell_rate(schedule, lr, state.step, total_steps(before.trainer, loop.steps_per_epoch), loop);
   } else {
     log_info("{} has no checkpoint yet: starting at step 0", options.run);
   }
   comm.barrier();
-  if (comm.rank() == 0) write_file_durably(fs::path(options.run) / "config.yaml", resolved);
+  if (comm.rank() == 0) write_file_durably(fs::path(options.run) / "config.yaml", loop.config);
+}
+
+void check_warmup(const Schedule& schedule, const LoopOptions& loop) {
+  const int64_t warmup = schedule.warmup_steps(loop.steps_per_epoch);
+  if (loop.total_steps > 0 && warmup > loop.total_steps && log_rank() == 0)
+    log_warn("schedule.warmup is {} steps, the run has {}: the full rate is never reached", warmup,
+             loop.total_steps);
+}
+
+// The sets of eval.sets; paths that a run does not use are not opened.
+std::vector<EvaluationSet> open_evaluation(const Config& config, const ImageOptions& images) {
+  const Config eval = config.section("eval");
+  if (eval.as<EvalOptions>().every.value == 0) return {};
+  try {
+    return open_evaluation_sets(eval.section("sets"), images);
+  } catch (const Error& error) {
+    FT_FAIL("{}; without evaluation: eval.sets=[]", error.what());
+  }
 }
 
 // What can be known of it before the first evaluation.
@@ -224,6 +266,7 @@ void set_arithmetic(bool deterministic) {
 
 Config run_config(const fs::path& run) {
   const fs::path file = run / "config.yaml";
+  FT_CHECK(fs::exists(run), "no run folder: there is no '{}'", run.string());
   FT_CHECK(
       fs::exists(file),
       "{}: not a run folder: it has no config.yaml; start a run with facetrain train CONFIG run={}",
@@ -261,9 +304,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   const auto optimizer = Optimizers::get().create(config.section("optimizer"), parameters.trained);
   const auto schedule = Schedules::get().create(config.section("schedule"));
   const LoopOptions loop = loop_options(options, stream.sampler->epoch_size(), resolved);
-  std::vector<EvaluationSet> sets;  // paths that a run does not use are not opened
-  if (options.eval.every.value > 0)
-    sets = open_evaluation_sets(config.section("eval").section("sets"), images);
+  const auto sets = open_evaluation(config, images);
   check_keep_best(options, sets);
   FT_CHECK(!parameters.trained.empty(),
            "trainer.freeze: nothing is left to train; take a pattern out of [{}]",
@@ -281,6 +322,7 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   for (const auto& set : sets) facts.evaluation_sets.push_back(set.name);
   facts.evaluate_every = words(options.eval.every);
   print_banner(facts);
+  check_warmup(*schedule, loop);
   if (request.verbose) print_groups(*optimizer, parameters);
   GradReducer reducer(
       parameters.replicated(), comm,
@@ -290,7 +332,8 @@ RunEnd run_training(const RunRequest& request, const RunPlace& place) {
   TrainState state;
   start_loss_scale(precision, state);
   if (request.resume)
-    restore(options, resolved, live_tensors(*recipe, parameters, *optimizer, ema), comm, state);
+    restore(options, loop, *schedule, optimizer->options().lr,
+            live_tensors(*recipe, parameters, *optimizer, ema), comm, state);
   if (state.step > 0 && state.step >= loop.total_steps)
     log_info("the run has its {} steps already; for more, add trainer.steps=N or trainer.epochs=N",
              loop.total_steps);

@@ -64,7 +64,7 @@ struct TrainerOptions {
       "optimizer steps of the run; beats epochs; -1: as many as epochs says");
     f("epochs", epochs, at_least(0), "passes over the training set");
     f("precision", precision, one_of("fp32", "bf16", "fp16", "fp64"),
-      "fp16 on CUDA, fp64 on the CPU");
+      "fp16 only on CUDA, fp64 only on the CPU");
     f("accumulate", accumulate, range(1, 65536),
       "micro-batches that data.batch_size is cut into, to save memory; changes no result but "
       "through statistics of a micro-batch (batch norm, some margins)");

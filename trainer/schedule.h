@@ -13,6 +13,7 @@ class Schedule {
   virtual ~Schedule() = default;
   // The factor of optimizer.lr at a step, warm-up included.
   double factor(const Progress& at) const;
+  int64_t warmup_steps(double steps_per_epoch) const { return warmup_.steps(steps_per_epoch); }
 
  protected:
   // `warmup_from`: factor at step 0 of the warm-up; below 0: one step of it.

@@ -5,9 +5,11 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <thread>
 
 #include "core/log.h"
@@ -60,6 +62,17 @@ std::string millions(int64_t number) {
                             : fmt::format("{:.2f} M", static_cast<double>(number) / 1e6);
 }
 
+std::string frozen_text(const std::vector<std::string>& names) {
+  if (names.empty()) return "";
+  constexpr size_t kShown = 2;
+  const auto shown = std::span(names).first(std::min(kShown, names.size()));
+  // The scale after an IResNet's last batch norm, which its authors never train.
+  const bool as_published = names.size() == 1 && names.front().ends_with("features.weight");
+  return fmt::format(", {} tensor{} frozen ({}{}{})", names.size(), names.size() == 1 ? "" : "s",
+                     fmt::join(shown, ", "), names.size() > kShown ? ", ..." : "",
+                     as_published ? ", as in arcface_torch" : "");
+}
+
 }  // namespace
 
 void print_banner(const RunFacts& facts) {
@@ -71,10 +84,7 @@ void print_banner(const RunFacts& facts) {
     log_info("classes   {}, spread over {} rank{}", grouped(facts.classes), facts.ranks,
              facts.ranks == 1 ? "" : "s");
   log_info("network   {}: {} parameters and {} in sharded rows{}; {}", facts.network,
-           millions(facts.parameters), millions(facts.sharded),
-           facts.frozen > 0
-               ? fmt::format(", {} tensor{} frozen", facts.frozen, facts.frozen == 1 ? "" : "s")
-               : "",
+           millions(facts.parameters), millions(facts.sharded), frozen_text(facts.frozen),
            facts.precision);
   log_info("batch     {} images over all ranks{}", facts.batch_size,
            facts.accumulate > 1 ? fmt::format(", in {} micro-batches", facts.accumulate) : "");
@@ -109,7 +119,7 @@ nlohmann::ordered_json describe_session(const RunFacts& facts) {
           {"network", facts.network},
           {"parameters", facts.parameters},
           {"sharded_parameters", facts.sharded},
-          {"frozen_tensors", facts.frozen},
+          {"frozen_tensors", facts.frozen.size()},
           {"precision", facts.precision},
           {"data", facts.sets},
           {"images", facts.images},

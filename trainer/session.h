@@ -19,11 +19,12 @@ struct RunFacts {
   std::string place;    // "2 ranks, 1 thread each, MPI (Open MPI 4.1.4), cpu"
   std::string run, recipe, loss, network, optimizer, schedule, precision, device;
   std::vector<std::string> sets, evaluation_sets;
-  std::vector<std::string> groups;                  // of the optimizer, a line each
-  int64_t ranks = 1, threads = 1;                   // threads of each rank
-  int64_t images = 0, identities = 0;               // of the training sets
-  int64_t classes = 0;                              // of the classifier; 0: the recipe has none
-  int64_t parameters = 0, sharded = 0, frozen = 0;  // trained numbers; frozen tensors
+  std::vector<std::string> groups;      // of the optimizer, a line each
+  int64_t ranks = 1, threads = 1;       // threads of each rank
+  int64_t images = 0, identities = 0;   // of the training sets
+  int64_t classes = 0;                  // of the classifier; 0: the recipe has none
+  int64_t parameters = 0, sharded = 0;  // trained numbers
+  std::vector<std::string> frozen;      // tensors
   int64_t image_size = 0, batch_size = 0, accumulate = 1;
   int64_t steps = 0;  // of the whole run
   double steps_per_epoch = 1, lr = 0;

@@ -38,11 +38,28 @@ std::vector<SetOptions> parse_sets(const Config& section) {
   return sets;
 }
 
-std::vector<std::shared_ptr<const Source>> open_sets(const std::vector<SetOptions>& options,
+// `section`: data.train.
+std::vector<std::shared_ptr<const Source>> open_sets(const Config& section,
                                                      const ImageOptions& images) {
   std::vector<std::shared_ptr<const Source>> sets;
-  for (const auto& set : options) sets.push_back(open_source(set.path, images));
+  for (const auto& set : parse_sets(section)) {
+    try {
+      sets.push_back(open_source(set.path, images));
+    } catch (const Error& error) {
+      FT_FAIL("{}: {}", section.place(), error.what());
+    }
+  }
   return sets;
+}
+
+// The first image of each set: damage, and a size that the network does not take, are found before
+// the run folder is made.
+at::Tensor first_image(const Source& set) {
+  try {
+    return set.read(0).fields.at("image");
+  } catch (const Error& error) {
+    FT_FAIL("{}", training_error(error));
+  }
 }
 
 }  // namespace
@@ -74,7 +91,7 @@ std::string fingerprint(const std::vector<std::shared_ptr<const Source>>& sets, 
     uint64_t labels = 0, pixels = 0;
     for (int64_t i = 0; i < set->size(); ++i) labels = random_key(labels, set->identity(i));
     if (decodable && set->size() > 0) {
-      const at::Tensor image = set->read(0).fields.at("image").contiguous();
+      const at::Tensor image = first_image(*set).contiguous();
       for (int64_t i = 0; i < image.numel(); ++i)
         pixels = random_key(pixels, image.const_data_ptr<uint8_t>()[i]);
     }
@@ -88,8 +105,8 @@ std::string fingerprint(const std::vector<std::shared_ptr<const Source>>& sets, 
 
 int64_t count_identities(const Config& data, Communicator& comm) {
   const auto options = data.as<DataOptions>();
-  const auto sets = open_sets(parse_sets(data.section("train")),
-                              ImageOptions{0, options.fit, std::vector<std::string>{}});
+  const auto sets =
+      open_sets(data.section("train"), ImageOptions{0, options.fit, std::vector<std::string>{}});
   check_same_on_all_ranks(comm, "the training data", fingerprint(sets, options.corrupt == "error"));
   return count_identities(sets);
 }
@@ -100,11 +117,9 @@ Stream open_stream(const Config& section, const ImageOptions& images, uint64_t s
   Stream stream;
   SamplerInput input;
   const auto sets = parse_sets(section.section("train"));
-  stream.sets = open_sets(sets, images);
-  // Images of a size that the network does not take are found now, not after the run folder was
-  // made.
+  stream.sets = open_sets(section.section("train"), images);
   if (data.corrupt == "error")
-    for (const auto& set : stream.sets) set->read(0);
+    for (const auto& set : stream.sets) first_image(*set);
   for (const auto& set : sets)
     if (set.weight > 0) input.weights.push_back(set.weight);
   input.sets = stream.sets;
@@ -146,7 +161,7 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
     try {
       sets.push_back(open_evaluation_set(Config(item), images));
     } catch (const Error& error) {
-      FT_FAIL("{}: {}", place, error.what());
+      FT_FAIL("{}: {}; without evaluation: eval.sets=[]", place, error.what());
     }
     const std::string& name = sets.back().name;
     FT_CHECK(

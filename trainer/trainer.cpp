@@ -7,6 +7,7 @@
 #include "comm/world.h"
 #include "core/log.h"
 #include "core/step_context.h"
+#include "trainer/figures.h"
 
 namespace facetrain {
 namespace {
@@ -307,17 +308,24 @@ void Trainer::evaluate(bool& is_best) {
   parts_.reporter.evaluation(
       state_->step, figures,
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  if (!options_.keep_best.empty()) {
-    const auto found = figures.find(options_.keep_best);
-    if (found == figures.end())
-      log_warn("checkpoint.keep_best: no figure is called '{}', so none is kept; this run has {}",
-               options_.keep_best, fmt::join(std::views::keys(figures), ", "));
-    is_best = found != figures.end() && (!state_->has_best || found->second > state_->best);
-    if (is_best) {
-      state_->best = found->second;
-      state_->has_best = true;
-    }
+  if (!options_.keep_best.empty()) is_best = take_best(figures);
+}
+
+bool Trainer::take_best(const std::map<std::string, double>& figures) {
+  const auto found = figures.find(options_.keep_best);
+  if (found == figures.end()) {
+    save(false);  // the steps until here are not lost
+    parts_.checkpointer.finish();
+    FT_FAIL(
+        "checkpoint.keep_best: no figure is called '{}'; this run has {}; its steps are kept: "
+        "resume it with another checkpoint.keep_best",
+        options_.keep_best, fmt::join(std::views::keys(figures), ", "));
   }
+  const double best = state_->has_best ? state_->best : NAN;
+  if (!is_better(options_.keep_best, found->second, best)) return false;
+  state_->best = found->second;
+  state_->has_best = true;
+  return true;
 }
 
 void Trainer::save(bool best) {

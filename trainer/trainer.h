@@ -85,6 +85,8 @@ class Trainer {
   void skip(const Progress& at);
   void log(const Verdict& verdict, const Progress& at);
   void evaluate(bool& is_best);
+  // Whether these are the best figures so far, by checkpoint.keep_best.
+  bool take_best(const std::map<std::string, double>& figures);
   void save(bool best);
   Progress progress() const;
   bool due(const Duration& every) const {

@@ -35,7 +35,9 @@ class Recognition : public Recipe {
              "at least {} (0: as many as the data has)",
              section.place(), options.classes, context.identities - 1, context.identities);
     FT_CHECK(options.classes >= 2,
-             "data.train: recognition wants at least two identities, found {}", options.classes);
+             "data.train: recognition wants at least two identities, found {}; pack a folder with "
+             "one sub-folder an identity, or write folder:PATH",
+             options.classes);
     classifier_ = std::make_shared<ShardedClassifier>(
         options, backbone_->dim(), Margins::get().create(context.root.section("loss")),
         context.comm, context.seed);

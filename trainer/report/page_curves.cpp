@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "trainer/figures.h"
 #include "trainer/report/html.h"
 #include "trainer/report/report_page.h"
 
@@ -84,15 +85,13 @@ std::string figure_of(const Curve& curve) {
   return figure(title, value_text(curve.value.back()), chart, notes);
 }
 
-// Figures in the order of a reader's interest: accuracy, then the short ones (rank5, rank10).
 std::vector<std::string> figure_names(const std::vector<Curve>& curves) {
   std::vector<std::string> names;
   for (const auto& curve : curves) {
     const auto name = split_figure(curve.name).figure;
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }
-  std::ranges::stable_sort(
-      names, {}, [](const std::string& name) { return name == "accuracy" ? 0 : name.size(); });
+  sort_figures(names);
   return names;
 }
 
@@ -118,10 +117,6 @@ std::string charts_of(const std::string& name, const std::vector<Curve>& curves)
   }
   close();
   return out;
-}
-
-bool lower_is_better(const std::string& figure) {
-  return figure == "eer" || figure.starts_with("fnir") || figure.starts_with("error");
 }
 
 // Rows: sets; cells: the last value, and below it the best with its step.
@@ -153,6 +148,42 @@ std::string figures_table(const std::vector<Curve>& curves, const std::vector<st
   return table(head, rows);
 }
 
+struct FigureTable {
+  std::string key;
+  std::set<std::string> figures;
+  std::vector<Curve> curves;
+  bool shares_figures(const FigureTable& other) const {
+    return std::ranges::any_of(figures, [&](const auto& f) { return other.figures.contains(f); });
+  }
+};
+
+// Sets of one protocol have figures in common: they share a table, and the figures of groups, of
+// which there may be many, get another. One table for all would be wider than a page.
+std::string figures_tables(const std::vector<Curve>& curves) {
+  std::vector<FigureTable> sets, tables;
+  for (const auto& curve : curves) {
+    const auto [set, figure] = split_figure(curve.name);
+    const std::string key = (figure.starts_with("accuracy@") ? "groups of " : "") + set;
+    auto own = std::ranges::find(sets, key, &FigureTable::key);
+    if (own == sets.end()) own = sets.insert(own, {key, {}, {}});
+    own->figures.insert(figure);
+    own->curves.push_back(curve);
+  }
+  for (const auto& set : sets) {
+    const auto shared =
+        std::ranges::find_if(tables, [&](const auto& known) { return known.shares_figures(set); });
+    if (shared == tables.end()) {
+      tables.push_back(set);
+      continue;
+    }
+    shared->figures.insert(set.figures.begin(), set.figures.end());
+    shared->curves.insert(shared->curves.end(), set.curves.begin(), set.curves.end());
+  }
+  std::string out;
+  for (const auto& table : tables) out += figures_table(table.curves, figure_names(table.curves));
+  return out;
+}
+
 }  // namespace
 
 std::string curves_section(const RunHistory& history) {
@@ -172,12 +203,13 @@ std::string progress_section(const RunHistory& history) {
   if (history.evaluation.empty())
     return section("progress", "Evaluation during training",
                    note("Nothing was evaluated during training (eval.sets, eval.every)."));
-  const auto names = figure_names(history.evaluation);
-  std::string out = "<div class=\"card\">" + figures_table(history.evaluation, names) + "</div>\n";
+  const auto& curves = history.evaluation;
+  const auto names = figure_names(curves);
+  std::string out = "<div class=\"card\">" + figures_tables(curves) + "</div>\n";
   std::string first, rest;
-  const bool few = history.evaluation.size() <= kColours * names.size();
+  const bool few = curves.size() <= kColours * names.size();
   for (const auto& name : names)
-    (few || name == names.front() ? first : rest) += charts_of(name, history.evaluation);
+    (few || name == names.front() ? first : rest) += charts_of(name, curves);
   out += "<div class=\"grid below\">\n" + first + "</div>\n";
   if (!rest.empty())
     out += "<details><summary>Further figures</summary><div class=\"grid\">\n" + rest +

@@ -112,7 +112,8 @@ std::string summary_section(const ReportInput& input) {
   const RunHistory& history = input.history;
   std::string tiles = steps_tile(history);
   if (const Curve* loss = history.training_curve("loss"); loss != nullptr)
-    tiles += tile(value_text(smooth(loss->value).back()), "loss, smoothed",
+    tiles += tile(value_text(smooth(loss->value).back()),
+                  loss->value.size() > kFewPoints ? "loss, smoothed" : "loss, last",
                   "first " + value_text(loss->value.front()));
   tiles += accuracy_tile(input);
   if (const Curve* speed = history.training_curve("samples_per_second"); speed != nullptr) {

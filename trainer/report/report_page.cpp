@@ -151,12 +151,4 @@ std::string value_text(double value) {
   return std::isfinite(value) ? fmt::format("{:.4g}", value) : "not finite";
 }
 
-FigureName split_figure(const std::string& name) {
-  // Figures are "accuracy", "auc", "tar@far=0.001": before their '@' they have no dot.
-  size_t dot = name.substr(0, name.rfind('@')).rfind('.');
-  if (dot == std::string::npos) dot = name.rfind('.');
-  if (dot == std::string::npos) return {"", name};
-  return {name.substr(0, dot), name.substr(dot + 1)};
-}
-
 }  // namespace facetrain

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "trainer/figures.h"
 #include "trainer/report/run_evaluation.h"
 #include "trainer/report/run_history.h"
 #include "trainer/report/svg_chart.h"
@@ -49,11 +50,5 @@ std::string duration_words(double seconds);
 std::string size_text(uint64_t bytes);
 // Four significant digits, or "not finite".
 std::string value_text(double value);
-
-// "lfw.tar@far=0.001" -> "lfw", "tar@far=0.001"; sets may have dots in their names.
-struct FigureName {
-  std::string set, figure;
-};
-FigureName split_figure(const std::string& name);
 
 }  // namespace facetrain

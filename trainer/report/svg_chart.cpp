@@ -16,7 +16,6 @@ namespace {
 constexpr double kWidth = 480, kHeight = 250, kLeft = 48, kRight = 12, kTop = 10, kBottom = 34;
 constexpr double kPlotWidth = kWidth - kLeft - kRight, kPlotHeight = kHeight - kTop - kBottom;
 constexpr int kHoverColumns = 48;
-constexpr size_t kFewPoints = 40;  // each gets a dot; not smoothed
 
 // An axis: values to units of the plot.
 class Scale {

@@ -42,6 +42,8 @@ struct Chart {
 // says so.
 std::string draw(const Chart& chart);
 
+constexpr size_t kFewPoints = 40;  // of a line: each gets a dot, and nothing is smoothed
+
 // A line and its smoothed values: raw pale, smoothed strong; the line alone when it is short.
 // `log`: for a logarithmic axis, so the mean is the geometric one.
 std::vector<ChartLine> smoothed_lines(const std::string& name, const std::vector<double>& x,

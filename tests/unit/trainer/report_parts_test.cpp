@@ -145,17 +145,6 @@ TEST(ReportChart, GapsBreakTheLineAndNothingIsSaid) {
   EXPECT_EQ(one.find("nan"), std::string::npos);
 }
 
-TEST(ReportPage, NamesOfFiguresAreSplitAtTheirDot) {
-  const auto check = [](const char* name, const char* set, const char* figure) {
-    EXPECT_EQ(split_figure(name).set, set) << name;
-    EXPECT_EQ(split_figure(name).figure, figure) << name;
-  };
-  check("lfw.accuracy", "lfw", "accuracy");
-  check("lfw.v2.tar@far=0.001", "lfw.v2", "tar@far=0.001");
-  check("me@home.auc", "me@home", "auc");
-  check("accuracy", "", "accuracy");
-}
-
 TEST(ReportPage, NumbersAreReadable) {
   EXPECT_EQ(count_text(0), "0");
   EXPECT_EQ(count_text(999), "999");

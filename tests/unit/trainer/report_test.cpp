@@ -115,6 +115,22 @@ TEST_F(Report, OfARunWithoutStepsSaysSo) {
                 "state not recorded", "Not recorded: the run has no sessions.jsonl", "</html>"});
 }
 
+TEST_F(Report, EveryProtocolHasATableOfItsOwnAndGroupsAnother) {
+  write("config.yaml", "run: x\n");
+  write("metrics.jsonl",
+        "{\"step\": 1, \"eval\": {\"lfw.accuracy\": 0.9, \"lfw.eer\": 0.1, \"cfp.accuracy\": 0.8, "
+        "\"people.rank1\": 0.7, \"people.rank5\": 0.8, \"lfw.accuracy@old\": 0.85}}\n"
+        "{\"step\": 2, \"eval\": {\"lfw.accuracy\": 0.8, \"lfw.eer\": 0.2, \"cfp.accuracy\": 0.9, "
+        "\"people.rank1\": 0.7, \"people.rank5\": 0.8, \"lfw.accuracy@old\": 0.85}}\n");
+  const std::string html = page();
+  const size_t begin = html.find("id=\"progress\""), end = html.find("class=\"grid below\"", begin);
+  const std::string tables = html.substr(begin, end - begin);
+  EXPECT_EQ(count(tables, "<table"), 3u) << tables;
+  expect_parts(tables, {"<th>set</th><th>accuracy</th><th>eer</th></tr>",
+                        "<th>set</th><th>rank1</th><th>rank5</th></tr>",
+                        "<th>set</th><th>accuracy@old</th></tr>", "best 0.1</small>"});
+}
+
 TEST_F(Report, TakesWhatIsLeftOfBrokenLogs) {
   write("config.yaml", "run: x\n");
   write("metrics.jsonl",
@@ -129,6 +145,8 @@ TEST_F(Report, TakesWhatIsLeftOfBrokenLogs) {
 }
 
 TEST_F(Report, WantsARunFolder) {
+  expect_error([&] { read_run(run()); }, {"no run folder: there is no '" + run().string()});
+  write("metrics.jsonl", "");
   expect_error([&] { read_run(run()); }, {run().string(), "not a run folder"});
 }
 

@@ -262,6 +262,34 @@ TEST_F(Training, EvaluatesOnScheduleAndKeepsTheBest) {
   EXPECT_EQ(figures[0], figures[1]);
 }
 
+TEST_F(Training, TheBestErrorRateIsTheLowestAndAMisspeltFigureIsAnError) {
+  const fs::path pairs = write_pairs(faces().parent_path() / "pairs.csv");
+  std::vector<std::string> words{
+      fmt::format("eval.sets=[{{name: tiny, path: 'folder:{}', pairs: '{}'}}]", faces().string(),
+                  pairs.string()),
+      "eval.every=1", "checkpoint.keep_best=tiny.eer", "optimizer.lr=0.2"};
+  train(config("lowest", words), 2);
+  std::ifstream in(run_folder("lowest") / "metrics.jsonl");
+  std::vector<double> rates;
+  for (std::string line; std::getline(in, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.contains("eval")) rates.push_back(json.at("eval").at("tiny.eer"));
+  }
+  ASSERT_EQ(rates.size(), 6u);
+  const auto lowest = std::ranges::min_element(rates);
+  ASSERT_NE(*lowest, *std::ranges::max_element(rates));
+  std::string name;
+  std::ifstream(run_folder("lowest") / "best") >> name;
+  EXPECT_EQ(name, checkpoint_name(lowest - rates.begin() + 1));
+
+  words[2] = "checkpoint.keep_best=tiny.acuracy";
+  expect_error([&] { train(config("misspelt", words), 2); },
+               {"no figure is called 'tiny.acuracy'", "tiny.accuracy", "resume"});
+  words[2] = "checkpoint.keep_best=tiny.accuracy";
+  train(config("misspelt", words), 2, /*resume=*/true);
+  EXPECT_TRUE(read_meta(run_folder("misspelt") / checkpoint_name(6)).state.has_best);
+}
+
 TEST_F(Training, SetsThatAreNotEvaluatedAreNotOpened) {
   train(config("not_evaluated", {"eval.sets=[{name: gone, path: /nowhere, pairs: /nowhere.csv}]",
                                  "eval.every=0", "trainer.steps=1"}),
@@ -297,6 +325,40 @@ TEST_F(Training, AResumeInAnotherPrecisionStartsWithItsOwnLossScale) {
   std::ofstream(meta) << yaml;
   train(config("scale", {"trainer.steps=3", "trainer.precision=fp32"}), 2, /*resume=*/true);
   EXPECT_EQ(read_meta(run_folder("scale") / checkpoint_name(3)).state.loss_scale, 1);
+}
+
+TEST_F(Training, AResumeAsksForMoreStepsNotFewer) {
+  train(config("shorter", {"trainer.steps=4"}), 2);
+  const auto before = run_config(run_folder("shorter")).dump();
+  expect_error([&] { train(config("shorter", {"trainer.steps=3"}), 2, /*resume=*/true); },
+               {"the run is at step 4; trainer.steps=3 asks for 3 in all: give a larger number; "
+                "nothing was changed"});
+  expect_error(
+      [&] {
+        train(config("shorter", {"trainer.steps=-1", "trainer.epochs=0.5"}), 2, /*resume=*/true);
+      },
+      {"the run is at step 4; trainer.epochs=0.5 asks for 2 in all"});
+  EXPECT_EQ(run_config(run_folder("shorter")).dump(), before);
+  ::testing::internal::CaptureStdout();
+  train(config("shorter", {"trainer.steps=4"}), 2, /*resume=*/true);
+  expect_parts(::testing::internal::GetCapturedStdout(), {"the run has its 4 steps already"});
+  // Half a cosine after two steps of warm-up: the last of 4 steps had half of the rate 0.05, the
+  // fifth of 10 has cos²(π/8) of it.
+  ::testing::internal::CaptureStdout();
+  train(config("shorter", {"trainer.steps=10"}), 2, /*resume=*/true);
+  expect_parts(::testing::internal::GetCapturedStdout(),
+               {"lr goes on at 0.0427 (with the old length: 0.025)"});
+}
+
+TEST_F(Training, AWarmupThatOutlastsTheRunIsToldOnce) {
+  ::testing::internal::CaptureStderr();
+  train(config("cold", {"trainer.steps=2", "schedule.warmup=5"}), 2);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(),
+            "[rank 0] warning: schedule.warmup is 5 steps, the run has 2: the full rate is never "
+            "reached\n");
+  ::testing::internal::CaptureStderr();
+  train(config("warm", {"trainer.steps=2", "schedule.warmup=2"}), 2);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
 TEST_F(Training, AResumeKeepsTheBatchSize) {
@@ -364,7 +426,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"batch", {"data.batch_size=1000"}, "the 42 samples"},
         BadInput{"ranks", {"data.batch_size=1"}, "every rank needs one"},
         BadInput{"micro", {"trainer.accumulate=8"}, "every rank needs one"},
-        BadInput{"no_data", {"data.train=folder:/nowhere/at/all"}, "/nowhere/at/all"},
+        BadInput{"no_data",
+                 {"data.train=folder:/nowhere/at/all"},
+                 "command line: data.train: there is no '/nowhere/at/all'"},
+        BadInput{"no_set",
+                 {"eval.sets=[{path: nowhere, pairs: p.csv}]"},
+                 "command line: eval.sets[0]: there is no 'nowhere'"},
+        BadInput{"set_left_out",
+                 {"eval.sets=[{path: x, pairs: p.csv}]"},
+                 "without evaluation: eval.sets=[]"},
         BadInput{"fp16", {"trainer.precision=fp16"}, "fp16 runs on CUDA only"},
         BadInput{"size", {"data.size=48"}, "32"},
         BadInput{"freeze", {"trainer.freeze=[nothing.here]"}, "no parameter matches"},

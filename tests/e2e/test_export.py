@@ -83,7 +83,7 @@ def test_onnx_of_every_backbone(exchange, name):
     weights = load_file(exchange / f"{name}.safetensors")
     written = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for key, value in weights.items():
-        if not key.endswith("num_batches_tracked"):
+        if not key.endswith(("num_batches_tracked", "mask_token")):  # training's alone
             assert numpy.array_equal(written[key].reshape(value.shape), value), key
     expected = load_file(exchange / f"{name}.expected")
     running = session(file)

@@ -266,7 +266,10 @@ void set_arithmetic(bool deterministic) {
 
 Config run_config(const fs::path& run) {
   const fs::path file = run / "config.yaml";
-  FT_CHECK(fs::exists(run), "no run folder: there is no '{}'", run.string());
+  FT_CHECK(fs::exists(run),
+           "no run folder: there is no '{0}', and so no config.yaml; start a run with facetrain "
+           "train CONFIG run={0}",
+           run.string());
   FT_CHECK(
       fs::exists(file),
       "{}: not a run folder: it has no config.yaml; start a run with facetrain train CONFIG run={}",

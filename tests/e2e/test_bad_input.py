@@ -57,7 +57,11 @@ def test_values(base):
 
 
 def test_data(base, tmp_path):
-    fails(train(base, "data.train=sets/absent"), "sets/absent")
+    fails(train(base, "data.train=sets/absent"), "command line: data.train: there is no 'sets/absent'", "where facetrain is started: ")
+    fails(train(base, "data.train="), "command line: data.train: wanted a value after '=', found nothing")
+    fails(["embed", base / "run", base / "faces/id_000/000.ppm", "-o", tmp_path / "e.npy"], "000.ppm' is a picture: give its folder, or list:FILE")
+    run(["shards", "pack", "--out", tmp_path / "flat", base / "faces/id_000"])
+    fails(train(base, f"data.train={tmp_path}/flat"), "at least two identities, found 0; pack a folder with one sub-folder an identity")
     (tmp_path / "empty").mkdir()
     fails(train(base, f"data.train=folder:{tmp_path}/empty"), str(tmp_path / "empty"))
     fails(train(base, "data.batch_size=1000"), "1000", "48 samples")
@@ -128,6 +132,15 @@ def test_an_image_that_changed_after_it_was_packed(base, tmp_path):
     face = tmp_path / "faces/id_003/000.ppm"
     face.write_bytes(face.read_bytes()[:-1] + b"x")
     fails(pack, "set-00001.h5', sample 0", "another version of the image", "remove the shard")
+
+
+def test_resume_names_the_run_not_a_checkpoint(base, tmp_path):
+    newest = newest_checkpoint(base / "run")
+    for what in (newest, f"{newest}/", base / "run" / "latest"):
+        fails(["train", "--resume", what], f"this names a checkpoint: --resume {base}/run continues from the newest; to start from this "
+              f"one: model.init={newest}/model.safetensors", code=2)
+    fails(["train", "--resume", tmp_path / "nope"], "no run folder: there is no", "nope")
+    fails(["report", tmp_path / "nope"], "no run folder: there is no", "nope")
 
 
 def test_resume_is_told_one_run_folder(base, tmp_path):

@@ -69,13 +69,13 @@ WindowAttentionImpl::WindowAttentionImpl(int64_t dim, int64_t heads, int64_t win
 }
 
 const WindowAttentionImpl::Tables& WindowAttentionImpl::tables(const WindowLayout& layout) {
-  const auto device = relative_position_bias_table.device();
+  const auto& learned = relative_position_bias_table;
+  const auto device = learned.device();
   auto& found = tables_[{layout.height, layout.width, device.type(), device.index()}];
-  if (!found.index.defined()) {
-    const at::tracer::impl::NoTracerDispatchMode constants;  // of a graph that is being traced
-    found.index = layout.position_index().to(device);
-    if (shift_ > 0) found.mask = layout.mask().to(device);
-  }
+  const at::tracer::impl::NoTracerDispatchMode constants;  // of a graph that is being traced
+  if (!found.index.defined()) found.index = layout.position_index().to(device);
+  if (shift_ > 0 && (!found.mask.defined() || found.mask.dtype() != learned.dtype()))
+    found.mask = layout.mask().to(learned.options().requires_grad(false));
   return found;
 }
 
@@ -86,8 +86,7 @@ Tensor WindowAttentionImpl::bias(const WindowLayout& layout) {
                            .view({area, area, heads_})
                            .permute({2, 0, 1})
                            .unsqueeze(0);
-  const auto all = mask.defined() ? learned + mask.to(learned.scalar_type())
-                                  : learned.expand({windows, heads_, area, area});
+  const auto all = mask.defined() ? learned + mask : learned.expand({windows, heads_, area, area});
   return all.reshape({1, windows * heads_, area, area});
 }
 

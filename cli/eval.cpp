@@ -157,6 +157,7 @@ void eval(const CLI::App& command, EvalArguments arguments) {
                                        : evaluate_model(arguments, section, *world, described);
   if (world->comm().rank() != 0) return;
   if (!arguments.json.empty()) write_json(arguments, result, described, file, !file && !features);
+  if (file) log_info("(embeddings as they are: no mirrored image added)");
   fmt::print("{}", result.text);
 }
 

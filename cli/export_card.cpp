@@ -105,8 +105,7 @@ void describe_training(const fs::path& what, ModelCard& card) {
   const fs::path metrics = fs::absolute(*checkpoint).parent_path() / "metrics.jsonl";
   const LastEvaluation last = last_evaluation(metrics, meta.state.step);
   if (last.step < 0) {
-    card.evaluated =
-        fmt::format("{} has no evaluation up to step {}", metrics.string(), meta.state.step);
+    card.evaluated = "nothing was evaluated during training; fill in what `facetrain eval` prints";
     return;
   }
   card.evaluated =

@@ -27,10 +27,30 @@ void print_fields(const std::vector<FieldInfo>& fields) {
                field.allowed.empty() ? "" : fmt::format(" ({})", field.allowed));
 }
 
+bool same(const FieldInfo& a, const FieldInfo& b) {
+  return a.name == b.name && a.fallback == b.fallback && a.allowed == b.allowed &&
+         a.meaning == b.meaning;
+}
+
+bool has(const std::vector<FieldInfo>& fields, const FieldInfo& wanted) {
+  return std::ranges::any_of(fields, [&](const FieldInfo& field) { return same(field, wanted); });
+}
+
+// The options that every product of a kind has.
+template <class Entries>
+std::vector<FieldInfo> common_fields(const Entries& entries) {
+  std::vector<FieldInfo> common;
+  if (entries.size() < 2) return common;
+  for (const auto& field : entries.front().fields)
+    if (std::ranges::all_of(entries, [&](const auto& entry) { return has(entry.fields, field); }))
+      common.push_back(field);
+  return common;
+}
+
 // What was asked for, and the words that could have been.
 struct Wanted {
   std::string only;
-  std::vector<std::string> known;
+  std::vector<std::string> known, kinds;
   bool found = false;
   bool takes(const std::string& word) {
     known.push_back(word);
@@ -41,26 +61,40 @@ struct Wanted {
 
 template <class Products>
 void print_registry(const char* title, Wanted& wanted) {
+  wanted.kinds.emplace_back(title);
   const bool all = wanted.takes(title);
+  std::vector<FieldInfo> common;  // of the whole kind: printed once
   bool shown = false;
-  for (const auto& entry : Products::get().entries()) {
+  auto entries = Products::get().entries();
+  for (auto& entry : entries)
+    for (auto& field : entry.fields)
+      if (field.name == "protocol") field.fallback = entry.name;  // it is what chooses this one
+  for (auto& entry : entries) {
     if (!wanted.takes(entry.name) && !all) continue;
-    if (!shown) fmt::print("{}\n", title);
+    if (!shown) {
+      fmt::print("{}\n", title);
+      if (all) common = common_fields(entries);
+      if (!common.empty()) fmt::print("  (each of them)\n");
+      print_fields(common);
+    }
     shown = true;
     fmt::print("  {:<20} {}\n", entry.name, entry.meaning);
+    std::erase_if(entry.fields, [&](const FieldInfo& field) { return has(common, field); });
     print_fields(entry.fields);
   }
 }
 
 template <class Options>
 void print_section(const char* title, Wanted& wanted) {
+  wanted.kinds.emplace_back(title);
   if (!wanted.takes(title)) return;
   fmt::print("{}\n", title);
   print_fields(list_fields<Options>());
 }
 
-void list(const std::string& only) {
-  Wanted wanted{only, {}, only.empty()};
+void list(const std::string& word) {
+  const std::string only = word == "networks" ? "backbones" : word;
+  Wanted wanted{only, {}, {}, only.empty()};
   print_registry<Backbones>("backbones", wanted);
   print_registry<Margins>("margins", wanted);
   print_registry<PairLosses>("pair_losses", wanted);
@@ -82,8 +116,9 @@ void list(const std::string& only) {
   if (wanted.found) return;
   const std::string guess = config_detail::nearest(only, wanted.known);
   throw CLI::ValidationError(
-      "list", fmt::format("there is no '{}'{}; `facetrain list` alone shows everything", only,
-                          guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess)));
+      "list", fmt::format("there is no '{}'{}; kinds: {}; `facetrain list` alone shows everything",
+                          only, guess.empty() ? "" : fmt::format(" (did you mean '{}'?)", guess),
+                          fmt::join(wanted.kinds, ", ")));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/usage.h"
 #include "cli/version.h"
 #include "comm/world.h"
 #include "core/check.h"
@@ -47,12 +48,20 @@ int main(int argc, char** argv) {
   add_embed_command(app);
   add_export_command(app);
   add_report_command(app);
+  if (argc == 1) {
+    fmt::print("{}", app.help());
+    return 2;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    app.exit(error);
+    const std::string problem = usage_problem(app, {argv + 1, argv + argc});
+    if (problem.empty())
+      app.exit(error);
+    else
+      fmt::print(stderr, "{}\nRun with --help for more information.\n", problem);
     return 2;
   } catch (const ExitCode& code) {
     return code.value;

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "comm/collectives.h"
 #include "core/check.h"
+#include "core/log.h"
 
 namespace facetrain {
 namespace {
@@ -35,6 +37,38 @@ at::Tensor embed_batch(const at::Tensor& images, const EmbedFunction& forward, b
   return rows;
 }
 
+// Says how far rank 0 is, whose share stands for the others': a line that moves on a terminal,
+// plain ones in a log.
+class EmbedProgress {
+ public:
+  EmbedProgress(int64_t images, const EmbedOptions& options, int ranks)
+      : images_(images), every_(log_is_terminal() ? 0.1 : options.tell_every), ranks_(ranks) {}
+  ~EmbedProgress() {
+    if (shown_) log_progress("");
+  }
+  void add(int64_t images) {
+    done_ += images;
+    const auto now = Clock::now();
+    if (done_ == images_ || std::chrono::duration<double>(now - told_).count() < every_) return;
+    told_ = now;
+    const std::string text = fmt::format("embedding: {} of {} images{}", done_, images_,
+                                         ranks_ > 1 ? fmt::format(" of rank 0 of {}", ranks_) : "");
+    shown_ = log_is_terminal();
+    if (shown_)
+      log_progress(text);
+    else
+      log_info("{}", text);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  int64_t images_, done_ = 0;
+  double every_;
+  int ranks_;
+  bool shown_ = false;
+  Clock::time_point told_ = Clock::now();
+};
+
 }  // namespace
 
 at::Tensor embed_source(const Source& source, const EmbedFunction& forward,
@@ -45,9 +79,12 @@ at::Tensor embed_source(const Source& source, const EmbedFunction& forward,
   const int64_t batches = (count + options.batch - 1) / options.batch;
   const Slice mine = slice_of(batches, comm.rank(), comm.size());
   std::vector<at::Tensor> parts;
+  const auto row = [&](int64_t batch) { return std::min(batch * options.batch, count); };
+  EmbedProgress progress(row(mine.end) - row(mine.begin), options, comm.size());
   for (int64_t batch = mine.begin; batch < mine.end; ++batch) {
-    const int64_t begin = batch * options.batch, end = std::min(begin + options.batch, count);
+    const int64_t begin = row(batch), end = row(batch + 1);
     parts.push_back(embed_batch(read_images(source, begin, end), forward, options.flip));
+    progress.add(end - begin);
   }
   // A rank without a batch learns the embedding's size from the others.
   at::Tensor dim = at::full({1}, parts.empty() ? 0 : parts.front().size(1), at::kLong);

@@ -19,6 +19,7 @@ struct EmbedOptions {
   // Adds the embedding of the mirrored image to that of the image, both raw (verify_pairs makes
   // unit vectors of the sum).
   bool flip = false;
+  double tell_every = 10;  // seconds between lines that say how far rank 0 is
 };
 
 // **Collective.** Embeddings of all samples in the order of the source, float32 [N, D] on the CPU,

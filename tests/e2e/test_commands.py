@@ -67,7 +67,12 @@ def test_list_shows_every_registered_name_with_meaning_and_options():
 def test_list_of_one_kind_or_name():
     assert run(["list", "margins"]).stdout.split("\n")[0] == "margins" and "iresnet" not in run(["list", "margins"]).stdout
     assert re.fullmatch(r"margins\n  arcface .*\n(      .*\n)+", run(["list", "arcface"]).stdout)
-    for word, guess in (("arcfaec", "did you mean 'arcface'"), ("nonsense", "no 'nonsense'")):
+    assert run(["list", "networks"]).stdout == run(["list", "backbones"]).stdout
+    optimizers = run(["list", "optimizers"]).stdout
+    assert re.match(r"optimizers\n  \(each of them\)\n(      .*\n)*      no_decay  ", optimizers) and optimizers.count("      no_decay ") == 1
+    assert run(["list", "sgd"]).stdout.count("      no_decay ") == 1, "one by itself has all its options"
+    assert re.search(r"^      protocol +identification ", run(["list", "identification"]).stdout, re.M)
+    for word, guess in (("arcfaec", "did you mean 'arcface'"), ("nonsense", "no 'nonsense'; kinds: backbones, margins, ")):
         done = run(["list", word], check=False)
         assert done.returncode == 2 and guess in done.stderr and not done.stdout, done
 
@@ -97,6 +102,29 @@ def test_an_override_of_the_same_name_drops_the_files_options(base):
     text = run(["train", "--print-config", base / "config.yaml", "loss.name=arcface", "loss.scale=20"]).stdout
     loss = text.split("\nloss:\n")[1]
     assert re.match(r"( .*\n)*  margin: 0.5\n", loss) and re.match(r"( .*\n)*  scale: 20\n", loss), text
+
+
+def test_what_a_name_drops_is_said_beside_the_configuration(base):
+    done = run(["train", "--print-config", base / "config.yaml", "loss.name=cosface"])
+    assert re.fullmatch(r"warning: command line: loss.name=cosface: margin, scale of .*/config.yaml:5 no longer apply\n", done.stderr)
+    assert "no longer apply" not in done.stdout
+
+
+def test_usage_says_what_may_have_been_meant(base):
+    def said(*words):
+        done = run(words, check=False)
+        assert done.returncode == 2 and not done.stdout, done
+        return done.stderr.splitlines()[0]
+    assert said("trian").startswith("there is no subcommand 'trian' (did you mean 'train'?); known: train, ")
+    assert said("shards", "pakc").startswith("shards: there is no subcommand 'pakc' (did you mean 'pack'?); known: ")
+    assert said("train", base / "config.yaml", "--epochs", "3") == "train: no option --epochs; settings are written trainer.epochs=3"
+    assert said("train", base / "config.yaml", "--lr=0.1") == "train: no option --lr; settings are written optimizer.lr=0.1"
+    assert said("train", base / "config.yaml", "--batch-size").endswith("data.batch_size=VALUE")
+    assert said("train", base / "config.yaml", "--resme", "x") == "train: no option --resme (did you mean '--resume'?)"
+    assert said("eval", "x", "--protocl", "pairs") == "eval: no option --protocl (did you mean '--protocol'?)"
+    assert "wanted a configuration file" in said("train")
+    alone = run([], check=False)
+    assert alone.returncode == 2 and "  train " in alone.stdout and "launch/local.sh" in alone.stdout, alone
 
 
 def test_mixed_builds_are_refused(base, tmp_path):

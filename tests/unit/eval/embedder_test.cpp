@@ -65,6 +65,21 @@ TEST(Embedder, SameRowsAtAnyWorldSize) {
   }
 }
 
+TEST(Embedder, SaysHowFarItIs) {
+  const Numbers source(8);
+  const auto said = [&](int ranks, double every) {
+    ::testing::internal::CaptureStdout();
+    run_thread_ranks(ranks, [&](Communicator& comm) {
+      ASSERT_EQ(comm.size(), ranks);
+      embed_source(source, corners, {.batch = 3, .flip = false, .tell_every = every}, comm);
+    });
+    return ::testing::internal::GetCapturedStdout();
+  };
+  EXPECT_EQ(said(1, 0), "embedding: 3 of 8 images\nembedding: 6 of 8 images\n");
+  EXPECT_EQ(said(2, 0), "") << "three batches: rank 0 has one, and is done with it";
+  EXPECT_EQ(said(1, 3600), "");
+}
+
 TEST(Embedder, FlipAddsTheMirroredImage) {
   run_thread_ranks(2, [](Communicator& comm) {
     const at::Tensor rows = embed_source(Numbers(5), corners, {.batch = 2, .flip = true}, comm);

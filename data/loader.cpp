@@ -133,7 +133,7 @@ uint8_t* row_of(const at::Tensor& field, int64_t row, size_t bytes) {
 struct Loader::Parts {
   std::vector<std::shared_ptr<const Source>> sets;
   std::shared_ptr<const Sampler> sampler;
-  std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms;
+  TransformList transforms;
   LoaderOptions options;
   std::vector<int64_t> first_identity;  // of each set in the joined numbering
   std::vector<Column> columns;
@@ -352,8 +352,7 @@ void Loader::Parts::run() {
 }
 
 Loader::Loader(std::vector<std::shared_ptr<const Source>> sets,
-               std::shared_ptr<const Sampler> sampler,
-               std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms,
+               std::shared_ptr<const Sampler> sampler, TransformList transforms,
                const LoaderOptions& options)
     : parts_(std::make_unique<Parts>()) {
   check_options(options);

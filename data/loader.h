@@ -38,8 +38,7 @@ struct LoaderStatus {
 class Loader {
  public:
   Loader(std::vector<std::shared_ptr<const Source>> sets, std::shared_ptr<const Sampler> sampler,
-         std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms,
-         const LoaderOptions& options);
+         TransformList transforms, const LoaderOptions& options);
   ~Loader();
   // This rank's micro-batches of the next step. Blocks. Rethrows a worker's error (with set, shard
   // and sample).

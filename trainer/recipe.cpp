@@ -38,8 +38,7 @@ void resolve_data(const Config& data) {
   Config sampler = data.section("sampler");
   sampler.set_default_name("shuffle");
   Samplers::get().resolve(sampler);
-  for (const auto& item : data.section("transforms").node().list)
-    Transforms::get().resolve(Config(item));
+  resolve_transforms(data.section("transforms"));
   Normalization::parse(data.section("normalize"));
   for (const auto& [name, stream] : data.section("streams").node().map) {
     Config(stream).as<DataOptions>();

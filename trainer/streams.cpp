@@ -132,14 +132,14 @@ Stream open_stream(const Config& section, const ImageOptions& images, uint64_t s
            "one: raise data.batch_size or lower "
            "trainer.accumulate",
            data.batch_size, accumulate, micro, comm.size());
-  std::vector<std::pair<std::string, std::shared_ptr<const Transform>>> transforms;
+  TransformList transforms;
   if (data.flip) {
     Config flip;
     flip.set_default_name("flip");
     transforms.emplace_back("flip", Transforms::get().create(flip));
   }
-  for (const auto& item : section.section("transforms").node().list)
-    transforms.emplace_back(Config(item).name(), Transforms::get().create(Config(item)));
+  for (auto& item : make_transforms(section.section("transforms")))
+    transforms.push_back(std::move(item));
   LoaderOptions loader;
   loader.batch_size = data.batch_size;
   loader.accumulate = accumulate;
@@ -161,7 +161,7 @@ std::vector<EvaluationSet> open_evaluation_sets(const Config& section, const Ima
     try {
       sets.push_back(open_evaluation_set(Config(item), images));
     } catch (const Error& error) {
-      FT_FAIL("{}: {}; without evaluation: eval.sets=[]", place, error.what());
+      FT_FAIL("{}: {}", place, error.what());
     }
     const std::string& name = sets.back().name;
     FT_CHECK(

@@ -5,7 +5,8 @@
 // 2)^t - 1, whose correction g(u) - u is a constant of the derivative; binary cross-entropies, the
 // target's times α and the others' times 1 - α, all times loss_weight / r. b starts where the
 // positives and the negatives pull at it equally when all cosines are zero (the authors' closed
-// form).
+// form). The authors also make the class rows unit vectors in place at every step; here, as for
+// every margin, they are only used as such, so weight decay changes their effective rate.
 #include <algorithm>
 #include <cmath>
 

@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/export_card.h"
 #include "cli/model_arguments.h"
+#include "comm/world.h"
 #include "core/durable_file.h"
 #include "core/log.h"
 #include "core/sha256.h"
@@ -56,6 +57,9 @@ void check_places(const ExportArguments& arguments, const Config& section) {
 
 void export_model(ExportArguments arguments) {
   arguments.model.split();
+  const auto world = World::create({"cpu", 0});
+  FT_CHECK(world->comm().size() == 1, "export: wanted one process, found {}: leave mpirun away",
+           world->comm().size());
   arguments.model.what = follow_pointer(arguments.model.what).string();
   const Config section = section_of(arguments.format);
   check_places(arguments, section);

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "eval/pairs.h"
+#include "eval/protocol.h"
 #include "trainer/checkpoint.h"
 
 namespace facetrain {
@@ -16,6 +17,12 @@ namespace {
 struct PairCounts {
   int64_t same = 0, different = 0;
 };
+
+// "lfw.tar@far=0.1" -> "lfw" and "tar@far=0.1", which has a dot of its own.
+std::pair<std::string, std::string> split_name(const std::string& name) {
+  const size_t dot = name.rfind('.', name.find('@'));
+  return {name.substr(0, dot), dot == std::string::npos ? "" : name.substr(dot + 1)};
+}
 
 // Of the sets that are evaluated on pairs and whose lists can still be read.
 std::map<std::string, PairCounts> count_pairs(const Config& config) {
@@ -60,12 +67,8 @@ LastEvaluation last_evaluation(const fs::path& metrics, int64_t upto) {
 
 CardFigure make_figure(const std::string& name, double value,
                        const std::map<std::string, PairCounts>& counts) {
-  const size_t dot = name.rfind('.', name.find('@'));  // "tar@far=0.1" has a dot of its own
-  CardFigure figure{name.substr(0, dot),
-                    dot == std::string::npos ? "" : name.substr(dot + 1),
-                    value,
-                    {},
-                    "number of trials not recorded"};
+  const auto [set, figure_name] = split_name(name);
+  CardFigure figure{set, figure_name, value, {}, "number of trials not recorded"};
   const auto found = counts.find(figure.set);
   if (found == counts.end()) return figure;
   const auto [same, different] = found->second;
@@ -83,6 +86,37 @@ CardFigure make_figure(const std::string& name, double value,
     figure.basis = fmt::format("{} same, {} different pairs; no interval", same, different);
   }
   return figure;
+}
+
+// What the protocols log beside a share: how many trials it is of.
+const std::string kPairsOf = "#pairs@", kAccuracyOf = "accuracy@", kKnown = "#known";
+
+// The figures of one evaluation; those that count trials become the intervals of the others.
+std::vector<CardFigure> make_figures(const nlohmann::json& figures,
+                                     const std::map<std::string, PairCounts>& counts) {
+  const auto trials = [&](const std::string& name) -> int64_t {
+    const auto found = figures.find(name);
+    return found == figures.end() || !found->is_number() ? 0 : found->get<int64_t>();
+  };
+  std::vector<CardFigure> made;
+  for (const auto& [name, value] : figures.items()) {
+    const auto [set, figure_name] = split_name(name);
+    if (!value.is_number() || counts_trials(name)) continue;
+    CardFigure figure = make_figure(name, value.get<double>(), counts);
+    if (figure_name.starts_with(kAccuracyOf)) {
+      figure.group = figure_name.substr(kAccuracyOf.size());
+      figure.name = "accuracy";
+      if (const int64_t pairs = trials(set + "." + kPairsOf + figure.group); pairs > 0) {
+        figure.interval = wilson_interval(figure.value, pairs);
+        figure.basis = fmt::format("{} pairs", pairs);
+      }
+    } else if (const int64_t known = trials(set + "." + kKnown); known > 0) {
+      figure.interval = wilson_interval(figure.value, known);
+      figure.basis = fmt::format("{} known probes", known);
+    }
+    made.push_back(std::move(figure));
+  }
+  return made;
 }
 
 }  // namespace
@@ -113,9 +147,7 @@ void describe_training(const fs::path& what, ModelCard& card) {
           ? fmt::format("during training, after step {}, which is that of the file", last.step)
           : fmt::format("during training, after step {}; the file is of step {}", last.step,
                         meta.state.step);
-  const auto counts = count_pairs(config);
-  for (const auto& [name, value] : last.figures.items())
-    if (value.is_number()) card.figures.push_back(make_figure(name, value.get<double>(), counts));
+  card.figures = make_figures(last.figures, count_pairs(config));
 }
 
 }  // namespace facetrain

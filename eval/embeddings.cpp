@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <regex>
@@ -53,7 +54,8 @@ std::vector<int64_t> check_header(const std::string& header, const fs::path& fil
 
 at::Tensor read_npy(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
-  FT_CHECK(stream && !fs::is_directory(file), "{}: cannot open this file", file.string());
+  FT_CHECK(stream && !fs::is_directory(file), "{}: cannot open these embeddings ({})",
+           file.string(), fs::is_directory(file) ? "it is a folder" : std::strerror(errno));
   const std::string start = read_bytes(stream, 8, file);
   FT_CHECK(std::memcmp(start.data(), kMagic, kMagicSize) == 0,
            "{}: not a .npy file (its first bytes differ)", file.string());

@@ -122,8 +122,10 @@ void add_closed_set(Identification& result, const std::vector<Search>& searches,
 TpirAtFpir tpir_at(double fpir, const std::vector<double>& first_ranks, int64_t known,
                    const std::vector<double>& unknown) {
   // The small term keeps floor(0.29 * 100) at 29.
-  const auto allowed =
-      static_cast<int64_t>(std::floor(fpir * static_cast<double>(unknown.size()) + 1e-9));
+  // The small term keeps floor(0.29 * 100) at 29; a rate next to 1 must not become all of them.
+  const auto allowed = std::min<int64_t>(
+      static_cast<int64_t>(std::floor(fpir * static_cast<double>(unknown.size()) + 1e-9)),
+      static_cast<int64_t>(unknown.size()) - 1);
   const double threshold = unknown[unknown.size() - 1 - static_cast<size_t>(allowed)];
   const auto accepted =
       first_ranks.end() - std::upper_bound(first_ranks.begin(), first_ranks.end(), threshold);

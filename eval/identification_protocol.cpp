@@ -94,10 +94,12 @@ class IdentificationProtocol final : public Protocol {
     FT_CHECK(set.size > 0, "{}: an empty set; wanted images to search in and to search for",
              set.path);
     if (!file.empty()) set.identities = read_labels(file, set.size);
-    FT_CHECK(!set.identities.empty(),
-             "{}: its images have no labels, so nobody can be identified; wanted a folder an "
-             "identity, shards with identities, or a file with one identity a line ({}: FILE)",
-             set.path, option);
+    FT_CHECK(
+        !set.identities.empty(),
+        "{}: its images have no labels, so nobody can be identified; wanted a folder an "
+        "identity, shards with identities, or a file with one identity a line ({}: FILE; on the "
+        "command line --{} FILE)",
+        set.path, option, option == std::string("labels") ? "labels" : "probe-labels");
   }
 
   // The first image of each identity is the gallery, the others are the probes.
@@ -124,6 +126,7 @@ class IdentificationProtocol final : public Protocol {
       evaluation.figures[fmt::format("rank{}", rank)] = rate;
     for (const auto& at : result.open_set)
       evaluation.figures[fmt::format("tpir@fpir={:g}", at.fpir)] = at.tpir;
+    evaluation.figures["#known"] = static_cast<double>(result.known);
     evaluation.text = to_text(result);
     evaluation.json = std::make_shared<nlohmann::json>(to_json(result));
     (*evaluation.json)["probe"] =

@@ -1,7 +1,11 @@
 #include "eval/labels.h"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <map>
 
@@ -20,6 +24,46 @@ bool one_to_one(const std::vector<std::string>& folders, const std::vector<int64
     if (folder_of.try_emplace(numbers[k], folders[k]).first->second != folders[k]) return false;
   }
   return true;
+}
+
+// A column that divides images into groups: one number an image, or one entry of a column of bytes.
+struct Grouping {
+  std::string field;
+  int64_t entry = -1;  // of the field; -1: the field itself
+  std::vector<std::string> classes;
+};
+
+// Every grouping that the columns of a set allow, by the name that a user writes.
+std::map<std::string, Grouping> groupings(const std::vector<Column>& columns) {
+  std::map<std::string, Grouping> found;
+  for (const auto& column : columns) {
+    if (column.variable() || column.type == ColumnType::kFloat32) continue;
+    if (column.shape.empty()) found[column.name] = {column.name, -1, column.classes};
+    for (size_t k = 0; !column.shape.empty() && k < column.classes.size(); ++k)
+      found[column.name + "." + column.classes[k]] = {
+          column.name, static_cast<int64_t>(k), {"not " + column.classes[k], column.classes[k]}};
+  }
+  return found;
+}
+
+int64_t label_number(const Grouping& grouping, const Sample& sample) {
+  const auto found = sample.fields.find(grouping.field);
+  if (found == sample.fields.end()) return kMissingInt;
+  const at::Tensor value =
+      grouping.entry < 0 ? found->second : found->second.flatten()[grouping.entry];
+  const auto number = value.item<int64_t>();
+  return value.scalar_type() == at::kByte && number == kMissingByte ? kMissingInt : number;
+}
+
+const Grouping& find_grouping(const std::map<std::string, Grouping>& known,
+                              const std::string& column, const Source& source) {
+  const auto grouping = known.find(column);
+  if (grouping != known.end()) return grouping->second;
+  std::vector<std::string> names;
+  for (const auto& [name, other] : known) names.push_back(name);
+  FT_FAIL("{}: no column '{}' of one number an image; {}", source.name(), column,
+          names.empty() ? "this set has none (`facetrain shards info` prints columns)"
+                        : fmt::format("it has: {}", fmt::join(names, ", ")));
 }
 
 }  // namespace
@@ -57,9 +101,36 @@ std::vector<std::string> folders_of(const std::vector<std::string>& names) {
   return folders;
 }
 
+std::vector<std::string> labels_of(const Source& source, const std::string& column,
+                                   const std::vector<int64_t>& rows) {
+  const auto known = groupings(source.columns());
+  const Grouping& grouping = find_grouping(known, column, source);
+  const auto classes = static_cast<int64_t>(grouping.classes.size());
+  std::vector<std::string> labels;
+  for (const int64_t row : rows) {
+    const int64_t number = label_number(grouping, source.read(row));
+    labels.push_back(number == kMissingInt ? ""
+                     : number >= 0 && number < classes
+                         ? grouping.classes[static_cast<size_t>(number)]
+                         : std::to_string(number));
+  }
+  return labels;
+}
+
+std::vector<int64_t> numbers_of(const Source& source, const std::string& column) {
+  std::vector<int64_t> numbers;
+  const auto known = groupings(source.columns());
+  const Grouping& grouping = find_grouping(known, column, source);
+  for (int64_t row = 0; row < source.size(); ++row)
+    numbers.push_back(label_number(grouping, source.read(row)));
+  return numbers;
+}
+
 std::vector<std::string> read_labels(const fs::path& file, int64_t rows) {
   std::ifstream stream(file);
-  FT_CHECK(stream && !fs::is_directory(file), "{}: cannot read these labels", file.string());
+  FT_CHECK(stream && !fs::is_directory(file),
+           "{}: cannot read these labels ({}); wanted a text file with an identity a line",
+           file.string(), fs::is_directory(file) ? "it is a folder" : std::strerror(errno));
   std::vector<std::string> labels;
   for (std::string line; std::getline(stream, line);) {
     if (!line.empty() && line.back() == '\r') line.pop_back();

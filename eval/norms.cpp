@@ -35,9 +35,15 @@ std::vector<double> norms_of(const at::Tensor& rows, std::span<const int64_t> us
     const int64_t number = numbers.empty() ? row : numbers[static_cast<size_t>(row)];
     const std::string name = names.empty() ? "" : fmt::format(" ({})", names.at(row));
     FT_CHECK(std::isfinite(sum),
-             "the embedding of row {}{} holds NaN or infinity: the network or its input is broken",
+             "the embedding of row {}{} holds NaN or infinity; wanted numbers: compute it again, "
+             "or look "
+             "at the image and at the weights",
              number, name);
-    FT_CHECK(sum > 0, "the embedding of row {}{} is all zeros and has no direction", number, name);
+    FT_CHECK(
+        sum > 0,
+        "the embedding of row {}{} is all zeros and has no direction: look at the image and at "
+        "the weights",
+        number, name);
     norm = std::sqrt(sum);
   }
   return norms;

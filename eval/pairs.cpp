@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <optional>
@@ -18,7 +20,11 @@ namespace {
 class Lines {
  public:
   explicit Lines(const fs::path& file) : file_(file), stream_(file) {
-    FT_CHECK(stream_ && !fs::is_directory(file), "{}: cannot read this pair list", file.string());
+    FT_CHECK(
+        stream_ && !fs::is_directory(file),
+        "{}: cannot read this pair list ({}); wanted a text file: CSV 'fold,i,j,same' or LFW's "
+        "pairs.txt",
+        file.string(), fs::is_directory(file) ? "it is a folder" : std::strerror(errno));
   }
   // The next line that is not empty, without its line end.
   bool next(std::string& line) {

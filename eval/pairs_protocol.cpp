@@ -14,10 +14,12 @@ namespace facetrain {
 namespace {
 
 struct PairsOptions : ProtocolOptions {
-  std::string pairs;
+  std::string pairs, group_by;
   void fields(auto& f) {
     ProtocolOptions::fields(f);
     f("pairs", pairs, "CSV 'fold,i,j,same' of rows, or LFW's pairs.txt of image names");
+    f("group_by", group_by,
+      "label column of the set (age_group, attributes.glasses): figures of each group too");
   }
 };
 
@@ -36,10 +38,13 @@ std::vector<int64_t> keep_used(PairList& pairs) {
 
 class PairsProtocol final : public Protocol {
  public:
-  explicit PairsProtocol(const PairsOptions& options) : Protocol(options), list_(options.pairs) {
+  explicit PairsProtocol(const PairsOptions& options)
+      : Protocol(options), list_(options.pairs), group_by_(options.group_by) {
     FT_CHECK(!list_.empty(),
              "protocol 'pairs': wanted a list of pairs (pairs, or --pairs FILE), found none");
   }
+
+  bool grouped() const override { return !group_by_.empty(); }
 
   std::vector<std::vector<int64_t>> prepare(std::vector<SetContents> sets) override {
     const SetContents& set = sets.front();
@@ -55,12 +60,19 @@ class PairsProtocol final : public Protocol {
     used_ = keep_used(pairs_);
     if (!set.names.empty())
       for (const int64_t row : used_) names_.push_back(set.names[static_cast<size_t>(row)]);
+    if (grouped()) {
+      FT_CHECK(set.labels,
+               "{}: group_by {} wants a set of images that has this label column, found a file of "
+               "embeddings",
+               set.path, group_by_);
+      groups_ = set.labels(group_by_, used_);
+    }
     return {used_};
   }
 
   Evaluation evaluate(std::span<const at::Tensor> rows, Communicator&) const override {
     check_directions(rows.front(), names_, used_);
-    Verification result = verify_pairs(rows.front(), pairs_, names_);
+    Verification result = verify_pairs(rows.front(), pairs_, names_, groups_);
     for (HardPair& pair : result.hardest) {  // rows of the whole set
       pair.first = used_[static_cast<size_t>(pair.first)];
       pair.second = used_[static_cast<size_t>(pair.second)];
@@ -74,18 +86,24 @@ class PairsProtocol final : public Protocol {
     }
     for (const auto& point : result.tar_at_far)
       evaluation.figures[fmt::format("tar@far={:g}", point.far)] = point.tar;
+    for (const auto& group : result.groups) {
+      evaluation.figures["accuracy@" + group.name] = group.accuracy;
+      evaluation.figures["#pairs@" + group.name] = static_cast<double>(group.pairs);
+    }
     evaluation.text = to_text(result);
     evaluation.json = std::make_shared<nlohmann::json>(to_json(result));
     (*evaluation.json)["pair_list"] = list_;
+    if (grouped()) (*evaluation.json)["group_by"] = group_by_;
     evaluation.verification = std::make_shared<Verification>(std::move(result));
     return evaluation;
   }
 
  private:
-  std::string list_;
-  PairList pairs_;             // places in used_
-  std::vector<int64_t> used_;  // rows of the set
-  std::vector<std::string> names_;
+  std::string list_, group_by_;
+  PairList pairs_;                   // places in used_
+  std::vector<int64_t> used_;        // rows of the set
+  std::vector<std::string> names_;   // of used_
+  std::vector<std::string> groups_;  // of used_, or empty
 };
 
 const bool registered = Protocols::get().add<PairsProtocol, PairsOptions>(

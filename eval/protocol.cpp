@@ -53,8 +53,14 @@ std::string set_name(const Protocol& protocol) {
   return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
 }
 
-SetContents contents_of(const std::string& path, const Source& source, bool labelled) {
-  SetContents contents{path, source.size(), keys_of(source), {}};
+SetContents contents_of(const std::string& path, const std::shared_ptr<const Source>& set,
+                        bool labelled) {
+  const Source& source = *set;
+  SetContents contents{path, source.size(), keys_of(source), {}, {}, {}};
+  contents.labels = [set](const std::string& column, const std::vector<int64_t>& rows) {
+    return labels_of(*set, column, rows);
+  };
+  contents.numbers = [set](const std::string& column) { return numbers_of(*set, column); };
   if (labelled) contents.identities = identities_of(source);
   return contents;
 }
@@ -80,18 +86,24 @@ EvaluationSet open_evaluation_set(const Config& section, const ImageOptions& ima
   const bool labelled = set.protocol->labelled();
   ImageOptions plain = images;
   plain.columns = {"name"};  // of packed images; identities come without being named
+  if (set.protocol->grouped()) plain.columns.reset();
   std::vector<SetContents> contents;
   for (const auto& path : set.protocol->paths()) {
     set.images.push_back(open_source(source_of_path(path, labelled), plain));
-    contents.push_back(contents_of(path, *set.images.back(), labelled));
+    contents.push_back(contents_of(path, set.images.back(), labelled));
   }
   set.whole = set.images;
   set.name = set_name(*set.protocol);
+  FT_CHECK(set.name.find_first_of("@|#") == std::string::npos,
+           "the set's name '{}' has one of @ | #, which figures use: give it another `name`",
+           set.name);
   const auto used = set.protocol->prepare(std::move(contents));
   for (size_t k = 0; k < used.size(); ++k)
     if (!used[k].empty()) set.images[k] = std::make_shared<Subset>(set.images[k], used[k]);
   return set;
 }
+
+bool counts_trials(std::string_view figure) { return figure.find('#') != std::string_view::npos; }
 
 Evaluation run_evaluation(const EvaluationSet& set, const EmbedFunction& embed, int64_t batch,
                           Communicator& comm) {
@@ -119,7 +131,8 @@ Evaluation evaluate_files(const Config& section, Communicator& comm) {
     Embeddings embeddings = read_embeddings(path);
     if (embeddings.identities.empty() && are_paths(embeddings.names))
       embeddings.identities = folders_of(embeddings.names);
-    contents.push_back({path, embeddings.rows.size(0), embeddings.names, embeddings.identities});
+    contents.push_back(
+        {path, embeddings.rows.size(0), embeddings.names, embeddings.identities, {}, {}});
     rows.push_back(embeddings.rows);
   }
   const auto used = protocol->prepare(std::move(contents));

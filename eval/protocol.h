@@ -9,6 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -45,16 +46,27 @@ struct SetContents {
   int64_t size = 0;
   std::vector<std::string> names;       // `size`, or empty: paths of images below their folder
   std::vector<std::string> identities;  // `size`, or empty: the set has no labels
+  // labels_of() this set; null for a file of embeddings, which has no columns.
+  std::function<std::vector<std::string>(const std::string& column,
+                                         const std::vector<int64_t>& rows)>
+      labels;
+  // The same column as numbers, of all rows; -1 where missing. Null likewise.
+  std::function<std::vector<int64_t>(const std::string& column)> numbers;
 };
 
 struct Evaluation {
-  std::map<std::string, double> figures;  // "accuracy": for metrics.jsonl, the best checkpoint
-  std::string text;                       // what `facetrain eval` prints
-  std::shared_ptr<nlohmann::json> json;   // one object: all there is to say
+  // "accuracy": for metrics.jsonl, the best checkpoint. "#known", "#pairs@young" say of how many
+  // trials others are: kept, but neither drawn nor told.
+  std::map<std::string, double> figures;
+  std::string text;                      // what `facetrain eval` prints
+  std::shared_ptr<nlohmann::json> json;  // one object: all there is to say
   // The result itself of the protocols that a report draws; null for the others.
   std::shared_ptr<const Verification> verification;
   std::shared_ptr<const Identification> identification;
 };
+
+// Whether a figure ("lfw.#pairs@young") is such a number of trials.
+bool counts_trials(std::string_view figure);
 
 class Protocol {
  public:
@@ -65,6 +77,8 @@ class Protocol {
 
   // Whether SetContents::identities is wanted; a plain folder is then one folder an identity.
   virtual bool labelled() const { return false; }
+  // Whether SetContents::labels will be asked.
+  virtual bool grouped() const { return false; }
   // The sets by their paths. Throws when one is missing.
   virtual std::vector<std::string> paths() const;
   // Once, with those sets: reads lists, checks labels. The rows of each set that it uses; an empty

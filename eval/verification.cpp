@@ -231,6 +231,33 @@ void add_rates(Verification& result, const std::vector<Score>& scores,
   result.val = val_at_far(scores, folds);
 }
 
+void add_groups(Verification& result, const std::vector<Score>& scores, const PairList& pairs,
+                const std::vector<std::string>& groups) {
+  struct Counts {
+    int64_t of[2] = {0, 0}, wrong[2] = {0, 0};  // different, same
+  };
+  std::map<std::string, Counts> counts;
+  for (size_t k = 0; k < pairs.size() && !groups.empty(); ++k) {
+    const std::string& group = groups.at(static_cast<size_t>(pairs[k].first));
+    if (group.empty() || group != groups.at(static_cast<size_t>(pairs[k].second))) continue;
+    Counts& count = counts[group];
+    const bool accepted =
+        scores[k].distance < result.folds[static_cast<size_t>(scores[k].fold)].threshold;
+    ++count.of[scores[k].same];
+    count.wrong[scores[k].same] += accepted != scores[k].same;
+  }
+  const auto share = [](int64_t part, int64_t all) -> std::optional<double> {
+    if (all == 0) return std::nullopt;
+    return static_cast<double>(part) / static_cast<double>(all);
+  };
+  for (const auto& [name, count] : counts) {
+    const int64_t pairs_of = count.of[0] + count.of[1];
+    result.groups.push_back(
+        {name, pairs_of, count.of[1], 1 - *share(count.wrong[0] + count.wrong[1], pairs_of),
+         share(count.wrong[0], count.of[0]), share(count.wrong[1], count.of[1])});
+  }
+}
+
 // Same pairs of low cosine, different pairs of high cosine; scores[k] is that of pairs[k].
 void add_hardest(Verification& result, const std::vector<Score>& scores, const PairList& pairs,
                  const std::vector<std::string>& names) {
@@ -253,7 +280,8 @@ void add_hardest(Verification& result, const std::vector<Score>& scores, const P
 }  // namespace
 
 Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
-                          const std::vector<std::string>& names) {
+                          const std::vector<std::string>& names,
+                          const std::vector<std::string>& groups) {
   FT_CHECK(pairs.size() >= 2, "wanted at least two pairs, found {}", pairs.size());
   const at::Tensor rows = plain_rows(embeddings);
   Verification result;
@@ -277,6 +305,7 @@ Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
     variance += std::pow(fold.accuracy - result.accuracy, 2) / count;
   result.deviation = std::sqrt(variance);
   add_rates(result, scores, folds);
+  add_groups(result, scores, cut, groups);
   add_hardest(result, scores, cut, names);
   return result;
 }

@@ -57,6 +57,17 @@ struct HardPair {
 };
 inline constexpr size_t kHardPairs = 24;
 
+// A group of people: the pairs whose two images are both of it, judged with the thresholds of their
+// folds, which all pairs together chose.
+struct GroupFigures {
+  std::string name;
+  int64_t pairs = 0, same = 0;
+  double accuracy = 0;
+  // Shares of its different pairs that were accepted, of its same pairs that were rejected; absent
+  // where it has none.
+  std::optional<double> false_match, false_non_match;
+};
+
 struct Verification {
   int64_t pairs = 0, same = 0, dim = 0;
   std::vector<FoldAccuracy> folds;     // in order of first mention
@@ -71,16 +82,19 @@ struct Verification {
   std::vector<TarAtFar> tar_at_far;  // at 0.1, 0.01, 0.001
   std::vector<CurvePoint> roc;       // thinned; empty where auc is absent
   std::array<int64_t, kHistogramBins> same_cosines{}, different_cosines{};
-  std::vector<HardPair> hardest;  // at most kHardPairs of each kind: same first, hardest first,
-                                  // equal ones in the order of the list
+  std::vector<GroupFigures> groups;  // by name; empty unless groups were given
+  std::vector<HardPair> hardest;     // at most kHardPairs of each kind: same first, hardest first,
+                                     // equal ones in the order of the list
 };
 
 // Evaluates embeddings [N, D] of any floating type. A list with one fold only is cut into ten (or
 // as many as it has pairs of the rarer kind, at least two): the same pairs and the different pairs
 // each into consecutive parts. Throws when a row that a pair uses holds NaN or infinity or only
 // zeros (the message has names[row] where `names` is not empty), and for fewer than two pairs.
+// groups[row], where given, is the group of a row, empty for none.
 Verification verify_pairs(const at::Tensor& embeddings, const PairList& pairs,
-                          const std::vector<std::string>& names = {});
+                          const std::vector<std::string>& names = {},
+                          const std::vector<std::string>& groups = {});
 
 // The lines that `facetrain eval` prints: those of expected.txt, and EER, val and mean norm.
 std::string to_text(const Verification& result);
@@ -93,6 +107,7 @@ std::string to_text(const Verification& result);
 //   tar_at_far: [{far, tar, cosine_threshold, allowed_false_accepts}], [] for one kind only
 //   val:        {far_target, val, val_std, far, folds: [{fold, threshold, val, far}]} or null; a
 //               fold's val or far is null where it has no pair of that kind
+//   groups:     [{group, pairs, same, accuracy, false_match, false_non_match}], where asked for
 //   roc:        {far: [..], tar: [..], cosine: [..]} or null: at most 500 points from (0, 0) to
 //               (1, 1), ascending, the convex hull's corners among them; "accept when the cosine is
 //               at least this one", null in the first point

@@ -1,6 +1,7 @@
 // What is printed and written of the pairs protocol.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "eval/json_parts.h"
@@ -32,9 +33,22 @@ nlohmann::json to_json(const std::vector<HardPair>& pairs) {
   return json;
 }
 
-}  // namespace
+std::string groups_text(const Verification& result) {
+  const auto share = [](const std::optional<double>& value) {
+    return value ? fmt::format("{:.6f}", *value) : std::string("-");
+  };
+  std::string text;
+  for (const auto& group : result.groups)
+    text += fmt::format(
+        "group '{}': pairs {} same {} accuracy {:.6f} false match {} false non-match {}\n",
+        group.name, group.pairs, group.same, group.accuracy, share(group.false_match),
+        share(group.false_non_match));
+  if (!text.empty())
+    text += "  (pairs with both images in the group, thresholds of their folds over all pairs)\n";
+  return text;
+}
 
-std::string to_text(const Verification& result) {
+std::string overall_text(const Verification& result) {
   std::string text =
       fmt::format("pairs {} folds {} dim {}\n", result.pairs, result.folds.size(), result.dim);
   if (result.folds_were_cut)
@@ -56,15 +70,28 @@ std::string to_text(const Verification& result) {
   text += fmt::format("AUC {:.6f}\nEER {:.6f}\n", *result.auc, *result.eer);
   for (const auto& at : result.tar_at_far)
     text += fmt::format(
-        "TAR@FAR={:g} {:.6f} (accept cosine > {:.6f}, the impostor score with {} scores above "
+        "TAR@FAR={:g} {:.6f} (accept cosine > {:.6f}, the impostor score with {} score{} above "
         "it)\n",
-        at.far, at.tar, at.threshold, at.allowed);
+        at.far, at.tar, at.threshold, at.allowed, at.allowed == 1 ? "" : "s");
+  const auto different = static_cast<double>(result.pairs - result.same);
+  const bool out_of_reach = std::ranges::any_of(
+      result.tar_at_far, [&](const auto& at) { return at.far * different < 1; });
   return text +
          fmt::format(
              "val {:.6f} std {:.6f} far {:.6f} at FAR={:g} (thresholds 0, 0.001 .. 3.999, "
-             "FAR interpolated on the other folds)\n",
-             result.val->val, result.val->deviation, result.val->far, result.val->target) +
+             "FAR interpolated on the other folds{})\n",
+             result.val->val, result.val->deviation, result.val->far, result.val->target,
+             out_of_reach ? fmt::format("; {} different pairs: a FAR below {:.2g} cannot be told "
+                                        "from 0",
+                                        different, 1 / different)
+                          : "") +
          norm;
+}
+
+}  // namespace
+
+std::string to_text(const Verification& result) {
+  return overall_text(result) + groups_text(result);
 }
 
 nlohmann::json to_json(const Verification& result) {
@@ -86,6 +113,13 @@ nlohmann::json to_json(const Verification& result) {
   json["histogram"] =
       histogram_json("same", result.same_cosines, "different", result.different_cosines);
   json["hardest"] = to_json(result.hardest);
+  for (const auto& group : result.groups)
+    json["groups"].push_back({{"group", group.name},
+                              {"pairs", group.pairs},
+                              {"same", group.same},
+                              {"accuracy", group.accuracy},
+                              {"false_match", or_null(group.false_match)},
+                              {"false_non_match", or_null(group.false_non_match)}});
   json["tar_at_far"] = nlohmann::json::array();
   for (const auto& at : result.tar_at_far)
     json["tar_at_far"].push_back({{"far", at.far},

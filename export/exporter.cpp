@@ -22,6 +22,24 @@ void check_extension(const Config& section, const fs::path& file) {
           fitting.empty() ? "" : fmt::format("; for *{} the format is {}", ending, fitting));
 }
 
+namespace {
+
+// A file of such weights would be written, read back and found equal.
+void check_finite(const Backbone& network, const std::string& origin) {
+  const auto check = [&](const auto& tensors) {
+    for (const auto& item : tensors)
+      FT_CHECK(
+          !item.value().is_floating_point() || item.value().isfinite().all().template item<bool>(),
+          "{}: its tensor '{}' holds NaN or infinity, so nothing was written; export an "
+          "earlier checkpoint",
+          origin, item.key());
+  };
+  check(network.named_parameters());
+  check(network.named_buffers());
+}
+
+}  // namespace
+
 void write_export(const Config& section, Backbone& network, const ExportInfo& info,
                   const fs::path& file) {
   const auto exporter = Exporters::get().create(section);
@@ -29,6 +47,7 @@ void write_export(const Config& section, Backbone& network, const ExportInfo& in
            "{}: a TorchScript file has no weights to export again: give the run, the checkpoint or "
            "the .safetensors file that it was made from (its extra file facetrain.origin names it)",
            info.origin);
+  check_finite(network, info.origin);
   check_writable(file);
   fs::path temporary = file;
   temporary += ".partial";

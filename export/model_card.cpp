@@ -29,18 +29,38 @@ std::string the_file(const ModelCard& card) {
       fmt::join(card.info.deviation, " "), card.dim, card.parameters, card.file);
 }
 
+std::string rows(const ModelCard& card, bool of_groups) {
+  std::string text;
+  for (const auto& figure : card.figures)
+    if (figure.group.empty() != of_groups)
+      text += fmt::format(
+          "| {} |{} {} | {:.4f} | {} | {} |\n", figure.set,
+          of_groups ? fmt::format(" {} |", figure.group) : "", figure.name, figure.value,
+          figure.interval
+              ? fmt::format("{:.4f} … {:.4f}", figure.interval->first, figure.interval->second)
+              : "-",
+          figure.basis);
+  return text;
+}
+
+std::string group_figures(const ModelCard& card) {
+  const std::string groups = rows(card, true);
+  if (groups.empty())
+    return "\nFigures per group of people: not known. The evaluation during training did not "
+           "divide "
+           "its sets into groups; `group_by` of a set in `eval.sets` does.\n";
+  return "\nPer group of people, pairs with both images in it, with the thresholds of all "
+         "pairs:\n\n"
+         "| set | group | figure | value | 95 % interval | over |\n|---|---|---|---|---|---|\n" +
+         groups;
+}
+
 std::string figures(const ModelCard& card) {
   if (card.figures.empty()) return fmt::format("Figures: not known ({}).\n", card.evaluated);
-  std::string text = fmt::format(
-      "Measured {}.\n\n| set | figure | value | 95 % interval | over |\n|---|---|---|---|---|\n",
-      card.evaluated);
-  for (const auto& figure : card.figures)
-    text += fmt::format("| {} | {} | {:.4f} | {} | {} |\n", figure.set, figure.name, figure.value,
-                        figure.interval ? fmt::format("{:.4f} … {:.4f}", figure.interval->first,
-                                                      figure.interval->second)
-                                        : "-",
-                        figure.basis);
-  return text +
+  return fmt::format(
+             "Measured {}.\n\n| set | figure | value | 95 % interval | over |\n"
+             "|---|---|---|---|---|\n{}",
+             card.evaluated, rows(card, false)) +
          "\nIntervals of shares are Wilson's, those of `auc` Hanley and McNeil's. Both take pairs "
          "for independent and thresholds for fixed; pairs that share people or images are not "
          "independent, so the true intervals are wider.\n";
@@ -67,9 +87,7 @@ std::string to_markdown(const ModelCard& card) {
       card.training_data.empty() ? "Not known: the file was not exported from a run."
                                  : fmt::format("`data.train`: `{}`", card.training_data));
   text += fmt::format("\n## Figures\n\n{}", figures(card));
-  text +=
-      "\nFigures per group of people: not known. The evaluation during training does not divide "
-      "its sets into groups.\n";
+  text += group_figures(card);
   text +=
       fmt::format("\n## Training configuration\n\n{}",
                   card.training_config.empty()

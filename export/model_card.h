@@ -17,6 +17,7 @@ struct CardFigure {
   double value = 0;
   std::optional<std::pair<double, double>> interval;  // 95 %
   std::string basis;                                  // "6000 pairs", or why there is no interval
+  std::string group = {};                             // of people, where the figure is of one only
 };
 
 struct ModelCard {

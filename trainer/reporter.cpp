@@ -10,6 +10,8 @@
 #include "core/check.h"
 #include "core/durable_file.h"
 #include "core/log.h"
+#include "eval/protocol.h"
+#include "trainer/figures.h"
 
 namespace facetrain {
 namespace {
@@ -145,11 +147,20 @@ void Reporter::evaluation(int64_t step, const std::map<std::string, double>& fig
   since_ += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   Json values = Json::object();
   std::map<std::string, double> tagged;
-  std::string text = fmt::format("evaluation at step {} ({:.1f} s):", step, seconds);
+  std::map<std::string, std::vector<std::string>> figures_of;  // by set
   for (const auto& [name, value] : figures) {
     values[name] = number(value);
+    if (counts_trials(name)) continue;
     tagged["eval/" + name] = value;
-    text += fmt::format("  {} {:.4f}", name, value);
+    const auto [set, figure] = split_figure(name);
+    figures_of[set].push_back(figure);
+  }
+  std::string text = fmt::format("evaluation at step {} ({:.1f} s)", step, seconds);
+  for (auto& [set, names] : figures_of) {
+    sort_figures(names);
+    text += fmt::format("\n  {}:", set.empty() ? "figures" : set);
+    for (const auto& name : names)
+      text += fmt::format("  {} {:.4f}", name, figures.at(set.empty() ? name : set + "." + name));
   }
   metrics_->append(json_line({{"step", step}, {"eval", values}, {"seconds", seconds}}));
   if (tensorboard_) tensorboard_->scalars(step, tagged);

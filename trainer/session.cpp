@@ -34,6 +34,14 @@ std::string processor() {
   return "unknown";
 }
 
+std::string compiler() {
+#ifdef __clang__
+  return "Clang " __clang_version__;
+#else
+  return "GCC " __VERSION__;
+#endif
+}
+
 std::string hdf5_version() {
   unsigned major = 0, minor = 0, release = 0;
   H5get_libversion(&major, &minor, &release);
@@ -104,31 +112,32 @@ void print_banner(const RunFacts& facts) {
 nlohmann::ordered_json describe_session(const RunFacts& facts) {
   utsname system{};
   uname(&system);
-  return {{"program", facts.program},
-          {"place", facts.place},
-          {"ranks", facts.ranks},
-          {"threads", facts.threads},
-          {"device", facts.device},
-          {"host", host_name()},
-          {"processor", processor()},
-          {"cores", std::thread::hardware_concurrency()},
-          {"system", fmt::format("{} {}", system.sysname, system.release)},
-          {"libraries", {{"torch", TORCH_VERSION}, {"hdf5", hdf5_version()}, {"gcc", __VERSION__}}},
-          {"recipe", facts.recipe},
-          {"loss", facts.loss},
-          {"network", facts.network},
-          {"parameters", facts.parameters},
-          {"sharded_parameters", facts.sharded},
-          {"frozen_tensors", facts.frozen.size()},
-          {"precision", facts.precision},
-          {"data", facts.sets},
-          {"images", facts.images},
-          {"identities", facts.identities},
-          {"classes", facts.classes},
-          {"groups", facts.groups},
-          {"batch_size", facts.batch_size},
-          {"steps", facts.steps},
-          {"steps_per_epoch", facts.steps_per_epoch}};
+  return {
+      {"program", facts.program},
+      {"place", facts.place},
+      {"ranks", facts.ranks},
+      {"threads", facts.threads},
+      {"device", facts.device},
+      {"host", host_name()},
+      {"processor", processor()},
+      {"cores", std::thread::hardware_concurrency()},
+      {"system", fmt::format("{} {}", system.sysname, system.release)},
+      {"libraries", {{"torch", TORCH_VERSION}, {"hdf5", hdf5_version()}, {"compiler", compiler()}}},
+      {"recipe", facts.recipe},
+      {"loss", facts.loss},
+      {"network", facts.network},
+      {"parameters", facts.parameters},
+      {"sharded_parameters", facts.sharded},
+      {"frozen_tensors", facts.frozen.size()},
+      {"precision", facts.precision},
+      {"data", facts.sets},
+      {"images", facts.images},
+      {"identities", facts.identities},
+      {"classes", facts.classes},
+      {"groups", facts.groups},
+      {"batch_size", facts.batch_size},
+      {"steps", facts.steps},
+      {"steps_per_epoch", facts.steps_per_epoch}};
 }
 
 SessionLog::SessionLog(const RunFacts& facts, int rank, int64_t step) {

@@ -218,6 +218,93 @@ def test_pairs_by_name_in_a_folder_in_shards_and_in_embeddings(base, tmp_path):
     assert printed(["eval", tmp_path / "e.h5", *words]) == said
 
 
+@pytest.fixture(scope="module")
+def synthetic(base):
+    """10 rendered people with 5 images each, a pair list, their embeddings in rows of the set, and their label columns."""
+    run(["shards", "synth", "--out", base / "synth", "--identities", 10, "--images", 5, "--seed", 3, "--test-identities", 2])
+    rng, lines = numpy.random.default_rng(9), ["fold,i,j,same"]
+    for fold in range(3):
+        for i, j in rng.integers(0, 50, (60, 2)):
+            if i != j:
+                lines.append(f"{fold},{i},{j},{int(i // 5 == j // 5)}")
+        lines += [f"{fold},{5 * k + fold},{5 * k + 4},1" for k in range(10)]
+    (base / "synth.csv").write_text("\n".join(lines) + "\n")
+    run(["embed", base / "run", base / "synth", "data.fit=resize", "-o", base / "synth.npy"])
+    columns = {}
+    for shard in sorted((base / "synth").glob("*.h5")):
+        with h5py.File(shard) as opened:
+            for name in ("age_group", "attributes"):
+                group = opened["labels"] if "labels" in opened else opened
+                columns.setdefault(name, []).append((group[name][:], dict(group[name].attrs)))
+    return {name: (numpy.concatenate([v for v, _ in parts]), parts[0][1]) for name, parts in columns.items()}
+
+
+def grouped(base, result, label):
+    """Accuracy, false match and false non-match of each group at the folds' thresholds that `result` has."""
+    rows = numpy.load(base / "synth.npy").astype(numpy.float64)
+    unit = rows / numpy.linalg.norm(rows, axis=1, keepdims=True)
+    fold, i, j, same = pairs_of(base / "synth.csv")
+    threshold = {part["fold"]: part["threshold"] for part in result["folds"]}
+    accepted = ((unit[i] - unit[j]) ** 2).sum(1) < numpy.array([threshold[f] for f in fold])
+    found = {}
+    for value in numpy.unique(label):
+        of = (label[i] == value) & (label[j] == value)
+        if of.any():
+            d, s = of & ~same, of & same
+            found[value] = (of.sum(), (accepted == same)[of].mean(), accepted[d].mean() if d.any() else None, (~accepted)[s].mean() if s.any() else None)
+    return found
+
+
+@pytest.mark.parametrize("column", ["age_group", "attributes"])
+def test_groups_agree_with_a_second_implementation(base, synthetic, tmp_path, column):
+    label, attrs = synthetic[column]
+    classes = attrs["classes"].decode().split("\n")
+    names, word = {k: name for k, name in enumerate(classes)}, column
+    if column == "attributes":
+        entry = int(numpy.argmin(abs(label.mean(0) - 0.5)))  # the attribute that divides the set most evenly
+        label, word = label[:, entry], f"attributes.{classes[entry]}"
+        names = {0: "not " + classes[entry], 1: classes[entry]}
+    words = ["eval", base / "run", "data.fit=resize", "--no-flip", "--images", base / "synth", "--pairs", base / "synth.csv"]
+    said = printed([*words, "--group-by", word, "--json", tmp_path / "r.json"])
+    assert said.startswith(printed(words)), "groups change nothing else"
+    assert printed([*words, "--group-by", word], ranks=2) == said
+    result = json.loads((tmp_path / "r.json").read_text())
+    wanted = grouped(base, result, label)
+    assert len(wanted) >= 2 and [g["group"] for g in result["groups"]] == sorted(names[v] for v in wanted)
+    for value, (pairs, accuracy, false_match, false_non_match) in wanted.items():
+        group = next(g for g in result["groups"] if g["group"] == names[value])
+        assert group["pairs"] == pairs and group["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+        assert group["false_match"] == (None if false_match is None else pytest.approx(false_match, abs=1e-12))
+        assert group["false_non_match"] == (None if false_non_match is None else pytest.approx(false_non_match, abs=1e-12))
+        assert result["figures"][f"accuracy@{names[value]}"] == group["accuracy"]
+        assert f"group '{names[value]}': pairs {pairs} " in said
+
+
+def test_groups_and_known_probes_come_into_the_card(base, synthetic, tmp_path):
+    sets = (f"eval.sets=[{{name: synth, path: '{base}/synth', pairs: '{base}/synth.csv', group_by: age_group}}, "
+            f"{{name: people, protocol: identification, path: '{base}/synth', ranks: [1]}}]")
+    run(["train", base / "config.yaml", f"run={tmp_path}/run", f"data.train={base}/synth", "data.fit=resize", "trainer.steps=1", "eval.every=1", sets])
+    figures = [json.loads(line)["eval"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
+    assert figures["people.#known"] == 40
+    groups = {name.split("@")[1]: value for name, value in figures.items() if name.startswith("synth.accuracy@")}
+    assert len(groups) >= 2 and all(figures[f"synth.#pairs@{g}"] >= 1 for g in groups)
+    run(["export", tmp_path / "run", "--to", "safetensors", "-o", tmp_path / "n.safetensors", "--card", tmp_path / "card.md"])
+    card = (tmp_path / "card.md").read_text()
+    for group, value in groups.items():
+        assert re.search(rf"^\| synth \| {re.escape(group)} \| accuracy \| {value:.4f} \| [\d.]+ … [\d.]+ \| {figures[f'synth.#pairs@{group}']:.0f} pairs \|$",
+                         card, re.MULTILINE), (group, card)
+    assert re.search(rf"^\| people \| rank1 \| {figures['people.rank1']:.4f} \| [\d.]+ … [\d.]+ \| 40 known probes \|$", card, re.MULTILINE)
+    assert "#" not in card.split("## Figures")[1].split("##")[0], "counts are no figures"
+    fails(["train", base / "config.yaml", f"run={tmp_path}/no", sets.replace("name: synth", "name: 'a@b'")], "a@b", "another `name`")
+
+
+def test_groups_that_a_set_does_not_have(base, synthetic):
+    words = ["--pairs", base / "synth.csv", "--group-by"]
+    fails(["eval", base / "run", "data.fit=resize", "--images", base / "synth", *words, "age"], "no column 'age'", "age_group", "attributes.")
+    fails(["eval", base / "run", "--images", base / "faces", "--pairs", base / "pairs.csv", "--group-by", "age_group"], "no column 'age_group'")
+    fails(["eval", base / "synth.npy", *words, "age_group"], "file of embeddings")
+
+
 @pytest.mark.parametrize("protocol", ["pairs", "identification"])
 def test_equal_at_any_number_of_ranks(base, tmp_path, protocol):
     words = ["eval", base / "run", "--protocol", protocol, "--images", base / "faces", "--batch", 7, "--json", tmp_path / "r.json"]

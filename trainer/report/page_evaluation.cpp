@@ -43,6 +43,19 @@ std::string pairs_table(const Sets& sets) {
   return table(head, rows);
 }
 
+std::string groups_table(const Verification& result) {
+  if (result.groups.empty()) return "";
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& group : result.groups)
+    rows.push_back(
+        {escape_html(group.name),
+         fmt::format("{}<small>{} same</small>", count_text(group.pairs), count_text(group.same)),
+         fmt::format("{:.4f}", group.accuracy), share_text(group.false_match),
+         share_text(group.false_non_match)});
+  return "<h3>Groups: pairs with both images in one, thresholds of all pairs</h3>" +
+         table({"group", "pairs", "accuracy", "false match", "false non-match"}, rows);
+}
+
 // Sets of any other protocol by the names of their figures.
 std::string figures_table(const Sets& sets) {
   std::vector<std::string> names, head{"set"};
@@ -218,6 +231,7 @@ std::string pairs_details(const SetEvaluation& set) {
          "</div>\n";
   if (result.roc.empty())
     out += note("All pairs of the list are of one kind: there is no ROC, AUC or EER.");
+  out += groups_table(result);
   for (const bool same : {true, false}) {
     std::string html;
     for (const auto& picture : set.pairs)

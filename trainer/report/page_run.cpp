@@ -123,15 +123,12 @@ std::string summary_section(const ReportInput& input) {
                                   : fmt::format("{:.0f} % of the time waiting for data",
                                                 100 * median(wait->value)));
   }
+  const auto starts = std::ranges::count_if(
+      history.events, [](const auto& event) { return string_of(event, "event") == "start"; });
   if (const double seconds = sum(history.seconds); seconds > 0)
     tiles += tile(duration_words(seconds), "time in steps",
-                  fmt::format("{} start{}, {} evaluation{}",
-                              std::ranges::count_if(history.events,
-                                                    [](const auto& event) {
-                                                      return string_of(event, "event") == "start";
-                                                    }),
-                              history.events.size() > 2 ? "s" : "", history.evaluations,
-                              history.evaluations == 1 ? "" : "s"));
+                  fmt::format("{} start{}, {} evaluation{}", starts, starts == 1 ? "" : "s",
+                              history.evaluations, history.evaluations == 1 ? "" : "s"));
   const auto start = history.last_event("start");
   if (const auto classes = integer_of(start, "identities"); classes > 0)
     tiles += tile(count_text(classes), "people in the training data",

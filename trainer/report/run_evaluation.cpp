@@ -93,6 +93,9 @@ RunEvaluation evaluate_run(const RunHistory& history, const RunEvaluationOptions
   for (const auto& word : options.overrides)
     (word.starts_with("eval.") ? of_run : of_model).push_back(word);
   Config config = Config::parse(history.config, (history.run / "config.yaml").string());
+  for (const auto& word : of_run)
+    FT_CHECK(word.starts_with("eval.sets"),
+             "command line: {}: of the section eval, report takes eval.sets only", word);
   config.override_with(of_run);
   const Config sets = config.section("eval").section("sets");
   resolve_evaluation_sets(sets);

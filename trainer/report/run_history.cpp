@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "eval/protocol.h"
 #include "trainer/checkpoint.h"
 #include "trainer/run.h"
 
@@ -61,7 +62,7 @@ void read_metrics(RunHistory& history) {
     if (const auto figures = line.find("eval"); figures != line.end()) {
       ++history.evaluations;
       for (const auto& [name, value] : figures->items())
-        evaluation.add(name, static_cast<double>(step), value);
+        if (!counts_trials(name)) evaluation.add(name, static_cast<double>(step), value);
       if (const auto seconds = line.find("seconds"); seconds != line.end() && seconds->is_number())
         history.seconds["evaluation"] += seconds->get<double>();
       continue;
@@ -94,8 +95,12 @@ void read_checkpoints(RunHistory& history) {
     const auto step = checkpoint_step(item.path());
     if (!step || !item.is_directory() || !is_checkpoint(item.path())) continue;
     CheckpointEntry entry{item.path().filename().string(), *step};
-    for (const auto& file : fs::directory_iterator(item.path()))
-      if (file.is_regular_file()) entry.bytes += file.file_size();
+    // A run that still trains may remove the folder meanwhile.
+    std::error_code gone;
+    for (const auto& file : fs::directory_iterator(item.path(), gone)) {
+      const auto bytes = fs::file_size(file.path(), gone);
+      if (!gone) entry.bytes += bytes;
+    }
     entry.latest = entry.name == latest;
     entry.best = entry.name == best;
     history.checkpoints.push_back(entry);

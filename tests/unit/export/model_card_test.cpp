@@ -68,11 +68,15 @@ TEST(ModelCard, ShowsFiguresWithTheirIntervals) {
   known.training_config = "seed: 1";
   known.evaluated = "during training, after step 7";
   known.figures = {{"lfw", "accuracy", 0.98765, {{0.98, 0.99}}, "6000 pairs"},
-                   {"lfw", "eer", 0.01, {}, "no interval"}};
+                   {"lfw", "eer", 0.01, {}, "no interval"},
+                   {"lfw", "accuracy", 0.9, {{0.85, 0.95}}, "100 pairs", "young"}};
   const std::string text = to_markdown(known);
   expect_parts(text, {"after step 7", "| lfw | accuracy | 0.9877 | 0.9800 … 0.9900 | 6000 pairs |",
                       "| lfw | eer | 0.0100 | - | no interval |", "Wilson",
-                      "`data.train`: `sets/a`", "```yaml\nseed: 1\n```"});
+                      "`data.train`: `sets/a`", "```yaml\nseed: 1\n```",
+                      "| lfw | young | accuracy | 0.9000 | 0.8500 … 0.9500 | 100 pairs |"});
+  known.figures.pop_back();
+  expect_parts(to_markdown(known), {"Figures per group of people: not known", "group_by"});
   EXPECT_EQ(text.find("model: {name: iresnet18}"), std::string::npos);
 }
 

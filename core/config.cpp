@@ -289,6 +289,16 @@ ConfigNodePtr child(ConfigNode& parent, const std::string& key) {
 
 Config::Config() : node_(std::make_shared<ConfigNode>()) { node_->kind = Kind::kMap; }
 
+Config Config::clone() const {
+  const auto copy = [](const auto& self, const ConfigNode& node) -> ConfigNodePtr {
+    auto own = std::make_shared<ConfigNode>(node);
+    for (auto& item : own->map) item.second = self(self, *item.second);
+    for (auto& item : own->list) item = self(self, *item);
+    return own;
+  };
+  return Config(copy(copy, *node_));
+}
+
 Config Config::parse(const std::string& yaml, const std::string& file) {
   auto node = parse_text(yaml, file, "");
   if (node->kind == Kind::kNull) node->kind = Kind::kMap;

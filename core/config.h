@@ -163,6 +163,8 @@ class Config {
 
   // YAML of everything that was written or resolved.
   std::string dump() const;
+  // A tree of its own: as() fills defaults in, so threads must not share one.
+  Config clone() const;
   // Throws for sections that were written but that nobody parsed: they belong to something this run
   // does not use.
   void check_all_used() const;

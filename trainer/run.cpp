@@ -278,7 +278,7 @@ Config run_config(const fs::path& run) {
 }
 
 RunEnd run_training(const RunRequest& request, const RunPlace& place) {
-  const Config& config = request.config;
+  const Config config = request.config.clone();  // of this rank, which may be a thread
   const auto options = config.as<RunOptions>();
   Communicator& comm = place.comm;
   const c10::Device device = place.device;

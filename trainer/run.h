@@ -12,7 +12,7 @@
 namespace facetrain {
 
 struct RunRequest {
-  Config config;         // resolve_config() has checked it
+  Config config;         // resolve_config() has checked it; not changed
   bool resume = false;   // continue config.run from its newest checkpoint
   bool verbose = false;  // also print parameter groups
 };

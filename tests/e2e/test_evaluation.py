@@ -154,6 +154,7 @@ def identification(gallery, probes, ranks, fpirs):
     for fpir in fpirs:
         threshold = unknown[int(fpir * len(unknown) + 1e-9)]
         figures[f"tpir@fpir={fpir:g}"] = ((found == 1) & (own_scores > threshold)).mean()
+    figures["#known"] = len(found)
     return figures
 
 

@@ -339,5 +339,18 @@ TEST(Registry, MakesWhatTheNameSays) {
   EXPECT_NE(empty.dump().find("side: 2"), std::string::npos);
 }
 
+TEST(Config, ACloneIsATreeOfItsOwn) {
+  const Config original = Config::parse("{a: {b: 1, c: [2, {d: 3}]}}");
+  const std::string before = original.dump();
+  Config copy = original.clone();
+  EXPECT_EQ(copy.dump(), before);
+  copy.override_with(std::vector<std::string>{"a.b=7", "a.e=9"});
+  copy.section("a").section("f");
+  EXPECT_EQ(original.dump(), before);
+  EXPECT_NE(copy.dump(), before);
+  EXPECT_NE(original.node().find("a")->find("c")->list[1],
+            copy.node().find("a")->find("c")->list[1]);
+}
+
 }  // namespace
 }  // namespace facetrain

@@ -4,6 +4,7 @@ training, and what may be wrong with sets, lists and labels.
 The network is an untrained one of fp32: what is tested is the way from images to figures.
 """
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -217,6 +218,30 @@ def test_pairs_by_name_in_a_folder_in_shards_and_in_embeddings(base, tmp_path):
     assert "pairs 8 folds 2" in said
     assert printed(["eval", base / "run", "--no-flip", "--images", tmp_path / "set", *words]) == said
     assert printed(["eval", tmp_path / "e.h5", *words]) == said
+
+
+def test_knn_agrees_with_a_second_implementation(base, tmp_path):
+    sets = {}
+    for name in ("gallery", "probe"):
+        run(["embed", base / "run", base / name, "-o", tmp_path / f"{name}.h5"])
+        rows, names = embeddings(tmp_path / f"{name}.h5")
+        sets[name] = rows, [n.split("/")[0] for n in names]
+    words = ["eval", base / "run", "--protocol", "knn", "--no-flip", "--train", base / "gallery", "--images", base / "probe", "--neighbours", "1,3,50"]
+    said = printed([*words, "--json", tmp_path / "r.json"])
+    (train, own), (test, truth) = sets["gallery"], sets["probe"]
+    for k in (1, 3, 50):
+        right = 0
+        for row, who in zip(test, truth):
+            cosines, votes = train @ row, {}
+            for j in numpy.argsort(-cosines, kind="stable")[:k]:
+                votes[own[j]] = votes.get(own[j], 0) + math.exp(cosines[j] / 0.07)
+            right += max(votes, key=votes.get) == who
+        assert f"knn{k} {right / len(truth):.6f}" in said
+        assert json.loads((tmp_path / "r.json").read_text())["figures"][f"knn{k}"] == pytest.approx(right / len(truth), abs=1e-12)
+    for ranks in (2, 3):
+        assert printed(words, ranks) == said
+    fails([*words[:-2], "--column", "expression"], "no column 'expression'")
+    fails(["eval", base / "run", "--protocol", "knn", "--images", base / "probe"], "train")
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,27 @@ TEST_F(ViewErrors, AreClear) {
                {"recipe.assignment", "sinkhorn"});
 }
 
+// The recipe that judges what the others learned.
+TEST_F(ViewErrors, ClassificationIsTheSameAtAnyWorldSize) {
+  const std::string options =
+      "{name: classification, column: identity, head: batch_norm, label_smoothing: 0.1}";
+  for (const int ranks : {1, 2, 3})
+    train(config(fmt::format("classes{}", ranks), options, {"data.transforms=[]"}), ranks);
+  expect_same_run("classes1", "classes2", 1e-8, 1e-6);
+  expect_same_run("classes1", "classes3", 1e-8, 1e-6);
+  // A frozen trunk stays as it is, its statistics too; the head learns.
+  train(config("probe", options, {"data.transforms=[]", "trainer.freeze=['backbone.*']"}), 2);
+  train(config("probe_start", options,
+               {"data.transforms=[]", "trainer.freeze=['backbone.*']", "trainer.steps=0"}),
+        2);
+  const SafetensorsFile start = weights("probe_start"), end = weights("probe");
+  for (const auto& [name, info] : start.tensors())
+    EXPECT_EQ(torch::equal(start.read(name), end.read(name)), name.starts_with("backbone."))
+        << name;
+  expect_error([] { train(config("bad", "{name: classification}", {"data.transforms=[]"}), 1); },
+               {"recipe.classes", "expression"});
+}
+
 TEST(TeacherMomentum, GoldenVectors) {
   const std::vector<double> wanted{.996, .99658579, .998, .99941421, 1};
   for (int64_t k = 0; k <= 4; ++k)
